@@ -1,0 +1,63 @@
+# The commands that people and CI both run. `make help` lists them.
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 3000
+BASE_IMAGE ?=
+IMAGE ?= trigen:latest
+TRAIN ?=
+CONTAINER ?= $(shell docker info >/dev/null 2>&1 && echo docker || echo podman)
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+SOURCES := train.py service.py models training serving tests
+
+.DEFAULT_GOAL := help
+.PHONY: help serve train test test-slow lint types image format
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+serve: $(INSTALLED) ## serve on HOST:PORT (127.0.0.1:3000); trains the quickstart first if the store has no models
+	@$(BIN)/python -m models.store || { echo "training the quickstart first: once, about seven minutes on two cores"; $(BIN)/python train.py --preset quickstart; }
+	$(BIN)/bentoml serve --host $(HOST) --port $(PORT)
+
+train: $(INSTALLED) ## the mission: GPT-2 on SQuAD from the Hub (a GPU's work); TRAIN="--max-minutes 30 …" adds flags
+	$(BIN)/python train.py $(TRAIN)
+
+test: $(INSTALLED_DEV) lint types ## lint, types, and the tests of `make serve`'s every part
+	$(BIN)/pytest -q
+
+test-slow: $(INSTALLED_DEV) ## the tests that need minutes, real weights or a container engine
+	$(BIN)/pytest -q -m slow
+
+lint: $(INSTALLED_DEV)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+
+types: $(INSTALLED_DEV)
+	$(BIN)/mypy
+
+format: $(INSTALLED_DEV) ## rewrite the sources as ruff formats them
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+image: $(INSTALLED) ## build the Bento and its image IMAGE with docker or podman; BASE_IMAGE= takes another base image
+	@$(BIN)/python -m models.store
+	@mkdir -p build
+	sed '$(if $(BASE_IMAGE),s|^  distro:.*|  base_image: "$(BASE_IMAGE)"|)' bentofile.yaml > build/bentofile.yaml
+	$(BIN)/bentoml build --bentofile build/bentofile.yaml
+	$(BIN)/bentoml containerize trigen:latest --backend $(CONTAINER) --image-tag $(IMAGE) $(CONTAINERIZE)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Trigen needs Python 3.11 or newer: say which, as in make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): requirements.txt serving/requirements.txt | $(VENV)/bin/python
+	$(BIN)/pip install --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)
+	$(BIN)/pip install --disable-pip-version-check -r requirements-dev.txt
+	@touch $@

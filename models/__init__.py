@@ -1,0 +1,1 @@
+"""The three language models, and what they share."""

@@ -1,0 +1,92 @@
+"""What all three language models have in common: one protocol, one set of sampling parameters, one kind of token."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+FinishReason = Literal["length", "stop"]
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How to continue a prompt. The meaning of each field is the same for every model."""
+
+    length: int = 64
+    """New tokens at most: words and punctuation marks for the bigram and the LSTM, BPE tokens for the LLM."""
+    temperature: float = 0.8
+    """Divides the logits before sampling; 0, or less than 0.001, takes the most probable token each time (greedy)."""
+    top_k: int = 0
+    """Sample among the k most probable tokens; 0 does not restrict."""
+    top_p: float = 0.95
+    """Sample among the most probable tokens that together reach this probability (nucleus sampling,
+    https://arxiv.org/abs/1904.09751); 1 does not restrict."""
+    seed: int = 0
+    """Seeds this request's own random generator: same seed, parameters and model, same text."""
+    stop: tuple[str, ...] = ()
+    """Generation ends before the first of these strings, which is not part of the text."""
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most probable token is taken; a tiny temperature would overflow to the same."""
+        return self.temperature < 1e-3
+
+
+@dataclass(frozen=True)
+class Token:
+    """One step of generation."""
+
+    text: str
+    """What the token adds to the text; may be empty while a character's bytes are incomplete."""
+    logprob: float
+    """Natural logarithm of the token's probability under the model, before temperature, top-k and top-p."""
+    finish_reason: FinishReason | None = None
+    """Set on the last token alone: `length` was reached, or the model or a stop string ended the text."""
+
+
+class TextModel(Protocol):
+    """A language model that continues text."""
+
+    def stream(self, prompt: str, params: SamplingParams) -> AsyncIterator[Token]:
+        """Yield the continuation of `prompt` (not the prompt itself), token by token.
+
+        Closing the iterator stops the work at the next token. Raises `PromptTooLong` before the first token where
+        the prompt and `params.length` do not fit the model's context.
+        """
+        ...
+
+
+class PromptTooLong(ValueError):
+    """The prompt and the requested length exceed the model's context."""
+
+    def __init__(self, prompt_tokens: int, length: int, limit: int) -> None:
+        super().__init__(
+            f"the prompt has {prompt_tokens} tokens and with {length} new ones exceeds the model's context "
+            f"of {limit} tokens: shorten it or ask for less"
+        )
+
+
+async def until_stop(tokens: AsyncIterator[Token], stop: tuple[str, ...]) -> AsyncIterator[Token]:
+    """Pass `tokens` on until their text contains one of the `stop` strings, and cut it off there.
+
+    Text that may be the beginning of a stop string is held back until it is certain that it is none, so no part of
+    a stop string is ever sent.
+    """
+    if not stop:
+        async for token in tokens:
+            yield token
+        return
+    held = ""
+    async for token in tokens:
+        held += token.text
+        ends = [at for word in stop if (at := held.find(word)) >= 0]
+        if ends:
+            yield Token(held[: min(ends)], token.logprob, "stop")
+            return
+        keep = 0 if token.finish_reason else max(_overlap(held, word) for word in stop)
+        ready, held = held[: len(held) - keep], held[len(held) - keep :]
+        yield Token(ready, token.logprob, token.finish_reason)
+
+
+def _overlap(text: str, word: str) -> int:
+    """The length of the longest end of `text` that `word` begins with (shorter than `word`)."""
+    return next((n for n in range(min(len(text), len(word) - 1), 0, -1) if text.endswith(word[:n])), 0)

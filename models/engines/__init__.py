@@ -1,0 +1,57 @@
+"""How an LLM generates: openvino.py on a CPU, transformers.py on CUDA and as the reference."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Protocol
+
+from models.base import SamplingParams, Token
+
+
+class Engine(Protocol):
+    """Runs one causal language model for many requests at once."""
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that the model can attend to, prompt and new ones together."""
+        ...
+
+    def stream(self, prompt: str, params: SamplingParams) -> AsyncIterator[Token]:
+        """As `TextModel.stream`, but `params.stop` is not looked at. The token that ends the text is yielded too,
+        with an empty text.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stop working; requests under way raise `EngineStopped`."""
+        ...
+
+
+class EngineStopped(RuntimeError):
+    """The engine was closed or has failed; it takes no more requests."""
+
+
+def load_engine(directory: Path, name: str = "auto") -> Engine:
+    """The engine for an LLM's artifact.
+
+    `name` is `openvino`, `transformers`, or `auto`: transformers where there is a CUDA device, else openvino. The two
+    are imported only when chosen: neither must be installed to use the other.
+    """
+    if name == "transformers" or (name == "auto" and _has_cuda()):
+        from models.engines.transformers import TransformersEngine
+
+        return TransformersEngine(directory)
+    if name in ("auto", "openvino"):
+        from models.engines.openvino import OpenVINOEngine
+
+        return OpenVINOEngine(directory / "openvino")
+    raise ValueError(f"unknown engine {name!r}: use auto, openvino or transformers")
+
+
+def _has_cuda() -> bool:
+    if not Path("/dev/nvidiactl").exists():  # importing torch takes seconds: not on machines without a driver
+        return False
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available()

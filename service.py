@@ -1,0 +1,67 @@
+"""The Bento: three generations of text generation behind one HTTP API."""
+
+from pathlib import Path
+from typing import Any
+
+import bentoml
+
+from models.bigram import Bigram
+from models.llm import LLM
+from models.rnn import LSTM
+from models.store import TrigenModel
+from serving import generation
+from serving.app import TrigenService
+from serving.info import describe
+from serving.schemas import (
+    AnswerRequest,
+    AnswerResponse,
+    GenerateRequest,
+    GenerateResponse,
+    GenerateWithLLMRequest,
+)
+from serving.settings import Settings
+
+
+@bentoml.service(name="trigen", service_class=TrigenService)
+class Trigen:
+    """A bigram model, an LSTM and a fine-tuned causal LM continue text; the last also answers questions."""
+
+    bigram_model = TrigenModel("bigram")
+    rnn_model = TrigenModel("rnn")
+    llm_model = TrigenModel("llm")
+
+    def __init__(self) -> None:
+        self.settings = Settings()
+        self.bigram = Bigram.load(Path(self.bigram_model.path))
+        self.rnn = LSTM.load(Path(self.rnn_model.path))
+        self.llm = LLM.load(Path(self.llm_model.path), self.settings.engine)
+
+    @bentoml.api(route="/generate_text", input_spec=GenerateRequest)
+    async def generate_text(self, **request: Any) -> GenerateResponse:
+        """Continue a prompt with the bigram model."""
+        return await generation.continue_text(self.bigram, str(self.bigram_model.tag), **request)
+
+    @bentoml.api(route="/generate_with_rnn", input_spec=GenerateRequest)
+    async def generate_with_rnn(self, **request: Any) -> GenerateResponse:
+        """Continue a prompt with the LSTM."""
+        return await generation.continue_text(self.rnn, str(self.rnn_model.tag), **request)
+
+    @bentoml.api(route="/generate_with_llm", input_spec=GenerateWithLLMRequest)
+    async def generate_with_llm(self, **request: Any) -> GenerateResponse:
+        """Continue a prompt with the fine-tuned LLM; one that ends in a question mark is asked as a question."""
+        return await generation.continue_or_answer(self.llm, str(self.llm_model.tag), **request)
+
+    @bentoml.api(route="/answer_question", input_spec=AnswerRequest)
+    async def answer_question(self, **request: Any) -> AnswerResponse:
+        """Answer a question from a passage with the fine-tuned LLM."""
+        return await generation.answer_question(self.llm, str(self.llm_model.tag), **request, length=self.settings.answer_length)
+
+    def info(self) -> dict[str, Any]:
+        """The models that are served, how they were made and what they reached, and the limits of a request."""
+        stored = {"bigram": self.bigram_model, "rnn": self.rnn_model, "llm": self.llm_model}
+        return describe(stored, self.llm.engine.context_length, self.settings)
+
+    @bentoml.on_shutdown
+    def close(self) -> None:
+        """Stop the engine's thread."""
+        self.llm.close()

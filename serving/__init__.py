@@ -1,0 +1,1 @@
+"""What `service.py` calls: request and response schemas, generation, errors, settings."""

@@ -1,0 +1,59 @@
+"""The HTTP application around the service: BentoML's own, with `GET /info` and with every error as problem details."""
+
+import logging
+
+import bentoml
+from _bentoml_impl.server.app import ServiceAppFactory  # BentoML 1.4.39 has no public hook for errors
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from serving.problems import Problem
+
+logger = logging.getLogger("bentoml.trigen")
+
+
+class TrigenAppFactory(ServiceAppFactory):
+    """BentoML's application, except for what it answers when something is wrong."""
+
+    def __call__(self) -> Starlette:
+        """Build the application of one worker."""
+        app: Starlette = super().__call__()
+        app.add_route("/info", self.info, methods=["GET"])
+        app.add_exception_handler(HTTPException, _framework_error)
+        return app
+
+    async def api_endpoint(self, name: str, request: Request) -> Response:
+        """Run one API. A `Problem` is the client's to read, anything else the operator's: the log has its traceback, and
+        the client gets a 500 that says nothing of it.
+        """
+        try:
+            response: Response = await super().api_endpoint(name, request)
+        except Problem as problem:
+            return problem.response()
+        except Exception:
+            logger.exception("%s failed", request.url.path)
+            return Problem(500, "the service failed to answer; its log says why").response()
+        return response
+
+    async def info(self, request: Request) -> JSONResponse:  # noqa: ARG002
+        """`GET /info`: see `service.Trigen.info`."""
+        return JSONResponse(self._service_instance.info())
+
+
+async def _framework_error(request: Request, error: Exception) -> Response:
+    """Unknown routes and methods (404, 405), and whatever else Starlette raises."""
+    assert isinstance(error, HTTPException)
+    response = Problem(error.status_code, f"{request.method} {request.url.path}: {error.detail}").response()
+    response.headers.update(error.headers or {})
+    return response
+
+
+class TrigenService(bentoml.Service):
+    """`service_class` of the service: BentoML asks it for the application."""
+
+    def to_asgi(self, is_main: bool = True) -> Starlette:
+        """See `bentoml.Service`."""
+        self.inject_config()
+        return TrigenAppFactory(self, is_main=is_main)()

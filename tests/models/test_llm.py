@@ -1,0 +1,55 @@
+import asyncio
+import math
+from collections.abc import AsyncIterator
+
+import pytest
+
+from models.base import SamplingParams, Token
+from models.llm import LLM, answer_text, question_prompt
+
+
+class Scripted:
+    """An engine that generates a text of its own and remembers what it was asked."""
+
+    context_length = 100
+
+    def __init__(self, *pieces: str) -> None:
+        self.pieces, self.prompt, self.params = pieces, "", SamplingParams()
+
+    async def stream(self, prompt: str, params: SamplingParams) -> AsyncIterator[Token]:
+        self.prompt, self.params = prompt, params
+        for piece in self.pieces:
+            yield Token(piece, -0.1)
+        yield Token("", -0.1, "stop")
+
+    def close(self) -> None:
+        pass
+
+
+def test_template() -> None:
+    assert question_prompt(" Who? ", " It was she. ") == "Context: It was she.\nQuestion: Who?\nAnswer:"
+    assert question_prompt("Who?") == question_prompt("Who?", " ") == "Question: Who?\nAnswer:"
+    assert answer_text("she") == " she"
+
+
+def test_answer_is_greedy_and_a_span() -> None:
+    engine = Scripted(" Mary", " Shelley")
+    answer = asyncio.run(LLM(engine).answer("Who wrote it?", "It was Mary Shelley.", length=9))
+    assert (engine.params.temperature, engine.params.length) == (0, 9)
+    assert engine.prompt == question_prompt("Who wrote it?", "It was Mary Shelley.")
+    assert (answer.answer, answer.start, answer.end) == ("Mary Shelley", 7, 19)
+    assert answer.score == pytest.approx(math.exp(-0.3))
+
+
+@pytest.mark.parametrize("pieces", [(" Byron",), (" ",), ()], ids=["not in the context", "blank", "nothing"])
+def test_answer_that_is_no_span(pieces: tuple[str, ...]) -> None:
+    answer = asyncio.run(LLM(Scripted(*pieces)).answer("Who wrote it?", "It was Mary Shelley."))
+    assert (answer.start, answer.end) == (None, None)
+    assert answer.answer == "".join(pieces).strip()
+
+
+def test_stop_strings_end_the_text() -> None:
+    async def text() -> str:
+        return "".join([token.text async for token in LLM(Scripted("one", " two", " three")).stream("0", SamplingParams(stop=(" th",)))])
+
+    assert asyncio.run(text()) == "one two"

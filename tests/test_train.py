@@ -1,0 +1,81 @@
+"""The real `train.py`: what it prints, writes and registers, and how it fails."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+import yaml
+
+from models.store import TAGS
+from tests.conftest import Trained, run
+
+
+def test_it_prints_what_it_trains_on_first_and_the_scores_last(trained: Trained, tiny_base: Path) -> None:
+    lines = trained.printed.splitlines()
+    assert lines[0] == f"base model: {tiny_base} · data set: {Path('data/quickstart').resolve()}"
+    assert lines[1].startswith("706 training and 174 test questions · CPU, ") or "bf16" in lines[1]
+    assert re.search(r"^llm     EM \d+\.\d  F1 \d+\.\d  on 12 held-out questions", trained.printed, re.MULTILINE)
+    assert re.search(r"^bigram  perplexity \d", trained.printed, re.MULTILINE)
+    assert re.search(r"^rnn     perplexity \d", trained.printed, re.MULTILINE)
+    assert re.match(r"registered: trigen-bigram:\w+, trigen-rnn:\w+, trigen-llm:\w+$", lines[-1])
+
+
+def test_artifacts_are_plain_files_with_the_metadata(trained: Trained) -> None:
+    expected = {
+        "bigram": {"counts.npz", "vocabulary.json"},
+        "rnn": {"lstm.safetensors", "vocabulary.json"},
+        "llm": {"model.safetensors", "config.json", "tokenizer.json", "openvino/openvino_model.xml", "openvino/openvino_tokenizer.xml"},
+    }
+    store = trained.home / "bentoml/models"
+    for name, files in expected.items():
+        latest = store / TAGS[name] / (store / TAGS[name] / "latest").read_text().strip()
+        stored = {str(path.relative_to(latest)) for path in latest.rglob("*") if path.is_file()}
+        assert files <= stored
+        assert not [file for file in stored if Path(file).suffix in (".pkl", ".pickle", ".bin", ".pt") and "openvino" not in file]
+        metadata = yaml.safe_load((latest / "model.yaml").read_text())["metadata"]
+        assert set(metadata) >= {"base_model", "dataset", "metrics", "seed", "packages", "configuration"}
+        assert (metadata["dataset"]["train_rows"], metadata["dataset"]["test_rows"]) == (706, 174)
+        assert metadata["configuration"]["max_minutes"] == 0.4
+    assert metadata["metrics"]["steps"] > 0
+    assert metadata["metrics"]["questions"] == 12
+
+
+def test_metrics_are_written_too(trained: Trained) -> None:
+    metrics = json.loads((trained.output / "metrics.json").read_text())
+    assert set(metrics) == {"bigram", "rnn", "llm"}
+    assert 1 < metrics["bigram"]["perplexity"] < 1_000
+    assert metrics["llm"]["tokens_per_second"] > 0
+
+
+def test_one_model_alone_without_registering(tmp_path: Path, tiny_base: Path) -> None:
+    done = run(["train.py", "--base-model", str(tiny_base), "--dataset", "data/quickstart", "--only", "bigram", "--no-register",
+                "--output-dir", str(tmp_path / "out")], tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["bigram", "metrics.json"]
+    assert not (tmp_path / "bentoml/models/trigen-bigram").exists()
+
+
+def test_the_mission_without_the_hub_ends_soon_with_one_message(tmp_path: Path) -> None:
+    began = time.monotonic()
+    done = run(["train.py"], tmp_path, HF_HUB_OFFLINE="0", HF_ENDPOINT="http://127.0.0.1:9")
+    assert time.monotonic() - began < 30
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("train.py: base model openai-community/gpt2 cannot be loaded")
+    assert "--base-model" in done.stderr
+    assert "--preset quickstart" in done.stderr
+
+
+def test_a_data_set_that_is_not_there_ends_with_one_message(tmp_path: Path, tiny_base: Path) -> None:
+    for dataset in ("./nowhere", "rajpurkar/squad"):
+        done = run(
+            ["train.py", "--base-model", str(tiny_base), "--dataset", dataset],
+            tmp_path,
+            HF_HUB_OFFLINE="0",
+            HF_ENDPOINT="http://127.0.0.1:9",
+        )
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"train.py: data set {dataset}")
+        assert "Traceback" not in done.stderr

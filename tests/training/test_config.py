@@ -1,0 +1,49 @@
+import dataclasses
+import re
+
+import pytest
+
+from tests.conftest import PROJECT
+from training.config import PRESETS, Config, parse
+
+
+def test_the_mission_is_the_default() -> None:
+    config = parse([])
+    assert (config.base_model, config.dataset) == ("openai-community/gpt2", "rajpurkar/squad")
+    assert config.only == ("bigram", "rnn", "llm")
+
+
+def test_a_preset_sets_defaults_and_flags_override_them() -> None:
+    config = parse(["--max-minutes", "2", "--preset", "quickstart", "--only", "rnn", "llm"])
+    assert config == dataclasses.replace(PRESETS["quickstart"], max_minutes=2, only=("rnn", "llm"))
+
+
+def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse(["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    source = (PROJECT / "training/config.py").read_text()
+    for field in dataclasses.fields(Config):
+        assert f"--{field.name.replace('_', '-')}" in text
+        assert re.search(rf'    {field.name}: .*\n    """', source), f"{field.name} has no docstring"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--preset", "nope"], "mission"),
+        (["--epochs", "0"], "must be above 0"),
+        (["--max-minutes", "-1"], "must be above 0"),
+        (["--only", "gpt"], "bigram"),
+        (["--batch-tokens", "100"], "must hold one row"),
+        (["--learning_rte", "1"], "learning"),
+    ],
+)
+def test_a_wrong_flag_ends_with_status_2_and_says_what_is_expected(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse(arguments)
+    assert end.value.code == 2
+    assert said in "".join(capsys.readouterr())

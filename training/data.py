@@ -1,0 +1,145 @@
+"""Question-answering data in SQuAD's schema: from the Hub or local files, checked, and as DataLoaders."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+from datasets import Dataset, load_dataset
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
+
+from training.batching import Batch, LengthBatchSampler, collate, encode_rows
+from training.errors import TrainingError
+
+COLUMNS = {"context", "question", "answers"}
+SCHEMA = "expected SQuAD's schema: context (text), question (text), answers {text: [text, …], answer_start: [number, …]}"
+FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+
+
+class References(TypedDict):
+    """The accepted answers to a question."""
+
+    text: list[str]
+    answer_start: list[int]
+
+
+class Row(TypedDict):
+    """One question of a data set in SQuAD's schema."""
+
+    context: str
+    question: str
+    answers: References
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set's training and test questions. No context is in both."""
+
+    train: Dataset
+    test: Dataset
+    source: str
+
+    def describe(self) -> dict[str, Any]:
+        """For the models' metadata: where the data came from, a fingerprint of its content, and row counts."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.test):
+            for batch in split.select_columns(sorted(COLUMNS)).iter(1000):
+                digest.update(json.dumps(batch, sort_keys=True).encode())
+        return {
+            "source": self.source,
+            "fingerprint": digest.hexdigest()[:16],
+            "train_rows": len(self.train),
+            "test_rows": len(self.test),
+        }
+
+
+def load_splits(source: str) -> Splits:
+    """Load a Hub id, a directory or a file. The test split is `validation` or `test`; where there is neither, a tenth of
+    the contexts is held out. Raises TrainingError where the source, a column or a row is missing.
+    """
+    path = Path(source).expanduser()
+    try:
+        if path.is_file():
+            if path.suffix not in FORMATS:
+                raise TrainingError(f"data set {source}: cannot read {path.suffix or 'this file'}; expected {', '.join(FORMATS)}")
+            splits = load_dataset(FORMATS[path.suffix], data_files={"train": str(path)})
+        elif path.is_dir():
+            splits = load_dataset(str(path))
+        elif source.count("/") != 1 or source.startswith((".", "/", "~")) or path.suffix in FORMATS:
+            raise TrainingError(f"data set {source}: no such file or directory; {SCHEMA}")
+        else:
+            splits = load_dataset(source)
+    except TrainingError:
+        raise
+    except Exception as error:  # datasets raises what its file readers and the Hub's client raise
+        raise TrainingError(
+            f"data set {source} cannot be loaded ({_first_line(error)}): give --dataset a Hub id that can be reached, or a local "
+            f"directory or file; {SCHEMA}; or run --preset quickstart, which needs no Hub"
+        ) from error
+    train = splits.get("train")
+    test = next((splits[name] for name in ("validation", "test") if name in splits), None)
+    if train is None:
+        raise TrainingError(f"data set {source}: it has the splits {', '.join(splits)}; expected train, and validation or test")
+    _check(train, source, "train")
+    if test is None:
+        train, test = _hold_out(train)
+    _check(test, source, "test")
+    return Splits(train, test, source)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _check(split: Dataset, source: str, name: str) -> None:
+    if missing := COLUMNS - set(split.column_names):
+        columns = ", ".join(split.column_names)
+        raise TrainingError(f"data set {source}, split {name}: no column {', '.join(sorted(missing))} among {columns}; {SCHEMA}")
+    if not len(split):
+        raise TrainingError(f"data set {source}: the split {name} is empty; {SCHEMA}")
+    answers = split[0]["answers"]
+    if not isinstance(answers, dict) or not isinstance(answers.get("text"), list):
+        raise TrainingError(f"data set {source}, split {name}: answers is {answers!r}; {SCHEMA}")
+
+
+def _hold_out(rows: Dataset) -> tuple[Dataset, Dataset]:
+    def held(context: str) -> bool:
+        return hashlib.sha256(context.encode()).digest()[0] < 26  # a tenth, wherever the row stands
+
+    return rows.filter(lambda row: not held(row["context"])), rows.filter(lambda row: held(row["context"]))
+
+
+def contexts(split: Dataset) -> list[str]:
+    """The distinct contexts in the order of the data: the text that the word models learn."""
+    return list(dict.fromkeys(split["context"]))
+
+
+def draw(rows: Dataset, count: int | None, seed: int) -> Dataset:
+    """`count` rows (or all) in an order drawn by `seed`: SQuAD is sorted by article, so its first rows are no sample."""
+    shuffled = rows.shuffle(seed=seed)
+    return shuffled if count is None else shuffled.select(range(min(count, len(shuffled))))
+
+
+def train_loader(
+    rows: Dataset, tokenizer: PreTrainedTokenizerBase, batch_tokens: int, max_length: int, seed: int
+) -> tuple[DataLoader[Batch], LengthBatchSampler]:
+    """Encoded training questions as batches of at most `batch_tokens` tokens, and the sampler that holds their order.
+
+    Questions without an answer, or of more than `max_length` tokens, are left out. Raises TrainingError where none is left.
+    """
+    answered = rows.filter(lambda row: bool(row["answers"]["text"]), desc="answerable")
+    encoded = encode_rows(answered, tokenizer).filter(lambda row: row["length"] <= max_length, desc=f"{max_length} tokens")
+    if not len(encoded):
+        raise TrainingError(f"no training question with an answer fits into {max_length} tokens: raise --max-length")
+    sampler = LengthBatchSampler(encoded["length"], batch_tokens, seed)
+    return DataLoader(encoded.with_format("numpy"), batch_sampler=sampler, collate_fn=collate), sampler
+
+
+def eval_loader(rows: Dataset, batch_size: int = 32) -> DataLoader[list[Row]]:
+    """Test questions as lists of rows, the unanswerable ones left out."""
+    answered = rows.filter(lambda row: bool(row["answers"]["text"]), desc="answerable")
+    if not len(answered):
+        raise TrainingError(f"no test question has an answer; {SCHEMA}")
+    return DataLoader(answered, batch_size=batch_size, collate_fn=list)

