@@ -26,11 +26,11 @@ serve: $(INSTALLED) ## serve on HOST:PORT (127.0.0.1:3000); trains the quickstar
 train: $(INSTALLED) ## the mission: GPT-2 on SQuAD from the Hub (a GPU's work); TRAIN="--max-minutes 30 …" adds flags
 	$(BIN)/python train.py $(TRAIN)
 
-test: $(INSTALLED_DEV) lint types ## lint, types, and the tests of `make serve`'s every part
+test: $(INSTALLED_DEV) lint types ## lint, types and tests
 	$(BIN)/pytest -q
 
-test-slow: $(INSTALLED_DEV) ## the tests that need minutes, real weights or a container engine
-	$(BIN)/pytest -q -m slow
+test-slow: $(INSTALLED_DEV) ## the tests that need minutes, real weights or a container engine (BASE_IMAGE= as for `make image`)
+	BASE_IMAGE=$(BASE_IMAGE) $(BIN)/pytest -q -m slow
 
 lint: $(INSTALLED_DEV)
 	$(BIN)/ruff check $(SOURCES)
@@ -46,7 +46,7 @@ format: $(INSTALLED_DEV) ## rewrite the sources as ruff formats them
 image: $(INSTALLED) ## build the Bento and its image IMAGE with docker or podman; BASE_IMAGE= takes another base image
 	@$(BIN)/python -m models.store
 	@mkdir -p build
-	sed '$(if $(BASE_IMAGE),s|^  distro:.*|  base_image: "$(BASE_IMAGE)"|)' bentofile.yaml > build/bentofile.yaml
+	@{ cat bentofile.yaml; $(if $(BASE_IMAGE),printf 'docker:\n  base_image: "$(BASE_IMAGE)"\n';) } > build/bentofile.yaml
 	$(BIN)/bentoml build --bentofile build/bentofile.yaml
 	$(BIN)/bentoml containerize trigen:latest --backend $(CONTAINER) --image-tag $(IMAGE) $(CONTAINERIZE)
 

@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from models.base import FinishReason, SamplingParams
 from serving.problems import Problem, invalid_body
-from serving.settings import Settings
+from serving.settings import settings
 
 LENGTH = Field(ge=1, le=512, description="New tokens at most: words for the bigram and the LSTM, BPE tokens for the LLM.")
 PROMPT = Field(min_length=1, max_length=4_000, description="The text to continue: one word or any prompt.")
@@ -29,7 +29,7 @@ class RequestBody(bentoml.IODescriptor):
         media_type = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
         if media_type != "application/json":
             raise Problem(415, f"the body must be JSON: send Content-Type: application/json, not {media_type}")
-        limit = Settings().max_body_bytes
+        limit = settings().max_body_bytes
         body = bytearray()
         try:
             async for chunk in request.stream():

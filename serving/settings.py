@@ -1,5 +1,6 @@
 """The service's settings, from the environment: TRIGEN_ENGINE, TRIGEN_MAX_BODY_BYTES, TRIGEN_ANSWER_LENGTH."""
 
+import functools
 from typing import Literal
 
 from pydantic import Field
@@ -7,7 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """Read once, when the service starts."""
+    """What can be set, and the bounds."""
 
     model_config = SettingsConfigDict(env_prefix="TRIGEN_")
 
@@ -17,3 +18,9 @@ class Settings(BaseSettings):
     """A larger request body is refused with 413."""
     answer_length: int = Field(default=64, ge=1, le=512)
     """Tokens of an answer of `/answer_question` at most."""
+
+
+@functools.cache
+def settings() -> Settings:
+    """Give the settings of this process, read once; raises pydantic's ValidationError where a variable is wrong."""
+    return Settings()

@@ -39,16 +39,14 @@ class Splits:
 
     train: Dataset
     test: Dataset
-    source: str
 
     def describe(self) -> dict[str, Any]:
-        """For the models' metadata: where the data came from, a fingerprint of its content, and row counts."""
+        """For the models' metadata: a fingerprint of the content, and row counts."""
         digest = hashlib.sha256()
         for split in (self.train, self.test):
             for batch in split.select_columns(sorted(COLUMNS)).iter(1000):
                 digest.update(json.dumps(batch, sort_keys=True).encode())
         return {
-            "source": self.source,
             "fingerprint": digest.hexdigest()[:16],
             "train_rows": len(self.train),
             "test_rows": len(self.test),
@@ -86,7 +84,7 @@ def load_splits(source: str) -> Splits:
     if test is None:
         train, test = _hold_out(train)
     _check(test, source, "test")
-    return Splits(train, test, source)
+    return Splits(train, test)
 
 
 def _first_line(error: Exception) -> str:

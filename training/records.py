@@ -26,13 +26,19 @@ def describe_run(config: Config, splits: Splits) -> dict[str, Any]:
     """What the metadata of all three models have in common."""
     effective = dataclasses.asdict(config) | {"output_dir": str(config.output_dir), "only": list(config.only)}
     return {
-        "base_model": config.base_model,
-        "dataset": splits.describe(),
+        "base_model": _name(config.base_model),
+        "dataset": splits.describe() | {"source": _name(config.dataset)},
         "seed": config.seed,
         "configuration": effective,
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "git_commit": _git_commit(),
     }
+
+
+def _name(source: str) -> str:
+    """A Hub id as it is; of a local path the last part, for the metadata is shown to clients."""
+    path = Path(source).expanduser()
+    return path.resolve().name if path.exists() else source
 
 
 def _git_commit() -> str | None:

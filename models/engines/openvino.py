@@ -110,6 +110,7 @@ class OpenVINOEngine:
             while self._admit(running, wait=not self._pipeline.has_non_finished_requests()):
                 self._pipeline.step()
                 running = [request for request in running if self._forward(request)]
+            self._drop(running)
         except Exception as cause:  # whatever it is, those who wait must hear of it
             error = EngineStopped(f"the engine has failed: {cause}")
             error.__cause__ = cause
@@ -134,6 +135,14 @@ class OpenVINOEngine:
             if request.cancelled and request.handle:
                 request.handle.cancel()
         return True
+
+    def _drop(self, running: list[_Request]) -> None:
+        """Free what the requests under way hold."""
+        for request in running:
+            if request.handle:
+                request.handle.cancel()
+        if self._pipeline.has_non_finished_requests():
+            self._pipeline.step()
 
     @staticmethod
     def _forward(request: _Request) -> bool:

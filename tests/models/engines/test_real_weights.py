@@ -1,0 +1,38 @@
+"""Both engines on real weights, where the quickstart has left them: the same greedy text in full precision."""
+
+import asyncio
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from models.base import SamplingParams
+from models.engines import Engine
+from models.engines.openvino import OpenVINOEngine
+from models.engines.transformers import TransformersEngine
+from models.llm import question_prompt
+from tests.conftest import PROJECT, QUICKSTART
+from training.export import export_openvino
+
+pytestmark = pytest.mark.slow
+WEIGHTS = PROJECT / "runs/base-models/smollm2-135m-instruct"
+
+
+@pytest.mark.skipif(not WEIGHTS.exists(), reason="no real weights: `python train.py --preset quickstart` fetches them")
+def test_same_greedy_text_in_full_precision(tmp_path: Path) -> None:
+    shutil.copytree(WEIGHTS, tmp_path, dirs_exist_ok=True)
+    export_openvino(tmp_path, tmp_path / "openvino", int8=False)
+    rows = [json.loads(line) for line in (QUICKSTART / "validation.jsonl").read_text().splitlines()][::9]
+    prompts = [question_prompt(row["question"], row["context"]) for row in rows] + [row["context"][:80] for row in rows]
+    engines: list[Engine] = [OpenVINOEngine(tmp_path / "openvino", precision="f32"), TransformersEngine(tmp_path)]
+
+    async def text(engine: Engine, prompt: str) -> str:
+        return "".join([token.text async for token in engine.stream(prompt, SamplingParams(24, temperature=0))])
+
+    assert len(prompts) == 40
+    for prompt in prompts:
+        served, reference = (asyncio.run(text(engine, prompt)) for engine in engines)
+        assert served == reference
+    for engine in engines:
+        engine.close()
