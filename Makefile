@@ -54,7 +54,7 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Trigen needs Python 3.11 or newer: say which, as in make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 
-$(INSTALLED): requirements.txt serving/requirements.txt | $(VENV)/bin/python
+$(INSTALLED): requirements.txt constraints.txt serving/requirements.txt | $(VENV)/bin/python
 	$(BIN)/pip install --disable-pip-version-check -r requirements.txt
 	@touch $@
 

@@ -12,13 +12,13 @@ import sys
 
 from training.config import Config, parse
 from training.errors import TrainingError
-from training.hub import resolve
+from training.hub import SMOLLM2, describe, fetch_smollm2, resolve
 
 
 def main(config: Config) -> None:
     """Train and register what `config` says."""
-    config = resolve(config)
-    print(f"base model: {config.base_model} · data set: {config.dataset}", flush=True)
+    asked, config = config, resolve(config)
+    print(describe(asked, config), flush=True)
 
     # Imported now: `--help` answers at once, and the Hub's client reads the environment that `resolve` set.
     from models.store import Artifact, register
@@ -28,6 +28,8 @@ def main(config: Config) -> None:
     from training.records import describe_run, quieten, show
 
     quieten()
+    if config.base_model == str(SMOLLM2):
+        fetch_smollm2()
 
     if "llm" in config.only:
         from training.loop import load_base

@@ -1,6 +1,7 @@
 """What all three language models have in common: one protocol, one set of sampling parameters, one kind of token."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -46,7 +47,7 @@ class Token:
 class TextModel(Protocol):
     """A language model that continues text."""
 
-    def stream(self, prompt: str, params: SamplingParams) -> AsyncIterator[Token]:
+    def stream(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
         """Yield the continuation of `prompt` (not the prompt itself), token by token.
 
         Closing the iterator stops the work at the next token. Raises `PromptTooLong` before the first token where
@@ -65,26 +66,23 @@ class PromptTooLong(ValueError):
         )
 
 
-async def until_stop(tokens: AsyncIterator[Token], stop: tuple[str, ...]) -> AsyncIterator[Token]:
+async def until_stop(tokens: AsyncGenerator[Token], stop: tuple[str, ...]) -> AsyncGenerator[Token]:
     """Pass `tokens` on until their text contains one of the `stop` strings, and cut it off there.
 
     Text that may be the beginning of a stop string is held back until it is certain that it is none, so no part of
-    a stop string is ever sent.
+    a stop string is ever sent. However this ends, `tokens` is closed.
     """
-    if not stop:
-        async for token in tokens:
-            yield token
-        return
     held = ""
-    async for token in tokens:
-        held += token.text
-        ends = [at for word in stop if (at := held.find(word)) >= 0]
-        if ends:
-            yield Token(held[: min(ends)], token.logprob, "stop")
-            return
-        keep = 0 if token.finish_reason else max(_overlap(held, word) for word in stop)
-        ready, held = held[: len(held) - keep], held[len(held) - keep :]
-        yield Token(ready, token.logprob, token.finish_reason)
+    async with aclosing(tokens):
+        async for token in tokens:
+            held += token.text
+            ends = [at for word in stop if (at := held.find(word)) >= 0]
+            if ends:
+                yield Token(held[: min(ends)], token.logprob, "stop")
+                return
+            keep = 0 if token.finish_reason else max((_overlap(held, word) for word in stop), default=0)
+            ready, held = held[: len(held) - keep], held[len(held) - keep :]
+            yield Token(ready, token.logprob, token.finish_reason)
 
 
 def _overlap(text: str, word: str) -> int:

@@ -6,7 +6,7 @@ https://doi.org/10.1006/csla.1999.0128.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from pathlib import Path
 from typing import Self
 
@@ -75,14 +75,13 @@ class Bigram:
             result: NDArray[np.float64] = np.log(seen + backoff * self.continuation[words])
         return result
 
-    async def stream(self, prompt: str, params: SamplingParams) -> AsyncIterator[Token]:
+    def stream(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
         """Continue `prompt` from its last word alone: see `TextModel.stream`. Always yields `params.length` words unless
         a stop string ends the text: boundaries and unknown words are never generated.
         """
-        async for token in until_stop(self._walk(prompt, params), params.stop):
-            yield token
+        return until_stop(self._walk(prompt, params), params.stop)
 
-    async def _walk(self, prompt: str, params: SamplingParams) -> AsyncIterator[Token]:
+    async def _walk(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
         generator = np.random.default_rng(params.seed)
         previous = [BOUNDARY, *self.vocabulary.encode(tokenize(prompt))][-1]
         for step in range(1, params.length + 1):

@@ -1,12 +1,16 @@
 """The fine-tuned causal language model: its question-answering template, its answers, and the engine that runs it."""
 
+import json
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.base import SamplingParams, Token, until_stop
 from models.engines import Engine, load_engine
+
+SETTINGS = "trigen.json"
+"""The file of an artifact that holds what the Hugging Face format has no place for."""
 
 
 def question_prompt(question: str, context: str | None = None) -> str:
@@ -35,20 +39,28 @@ class Answer:
 
 
 class LLM:
-    """A causal language model behind an engine."""
+    """A causal language model behind an engine.
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    `document_start` is the text of the token that stood between documents in pretraining. Text that is to be continued
+    follows it: without it a short prompt is read as the middle of anything.
+    """
+
+    def __init__(self, engine: Engine, document_start: str = "") -> None:
+        self.engine, self.document_start = engine, document_start
 
     @classmethod
     def load(cls, directory: Path, engine: str = "auto") -> "LLM":
         """Load an artifact of the store; `engine` is one of `models.engines.load_engine`."""
-        return cls(load_engine(directory, engine))
+        settings = json.loads((directory / SETTINGS).read_text())
+        return cls(load_engine(directory, engine), settings["document_start"])
 
-    async def stream(self, prompt: str, params: SamplingParams) -> AsyncIterator[Token]:
-        """Continue `prompt` as text: see `TextModel.stream`."""
-        async for token in until_stop(self.engine.stream(prompt, params), params.stop):
-            yield token
+    def stream(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
+        """Continue `prompt` as the beginning of a text: see `TextModel.stream`."""
+        return until_stop(self.engine.stream(self.document_start + prompt, params), params.stop)
+
+    def ask(self, question: str, context: str | None, params: SamplingParams) -> AsyncGenerator[Token]:
+        """Generate the answer to a question: see `TextModel.stream`."""
+        return until_stop(self.engine.stream(question_prompt(question, context), params), params.stop)
 
     async def answer(self, question: str, context: str, length: int = 64) -> Answer:
         """Answer from `context`, greedily, in at most `length` tokens. Raises `PromptTooLong`."""

@@ -6,7 +6,7 @@ frequency, into a head and tails of decreasing width.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Self
 
@@ -63,14 +63,13 @@ class LSTM:
         tails = [head[shortlist + n] + log_softmax(outer @ (inner @ output)) for n, (inner, outer) in enumerate(self._tails)]
         return np.concatenate([head[:shortlist], *tails])
 
-    async def stream(self, prompt: str, params: SamplingParams) -> AsyncIterator[Token]:
+    def stream(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
         """Continue `prompt`: see `TextModel.stream`. A word that was never seen is read as unknown; always yields `params.length`
         words unless a stop string ends the text: boundaries and unknown words are never generated.
         """
-        async for token in until_stop(self._walk(prompt, params), params.stop):
-            yield token
+        return until_stop(self._walk(prompt, params), params.stop)
 
-    async def _walk(self, prompt: str, params: SamplingParams) -> AsyncIterator[Token]:
+    async def _walk(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
         generator = np.random.default_rng(params.seed)
         state = self.initial_state()
         for id in [BOUNDARY, *self.vocabulary.encode(tokenize(prompt))]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
+import numpy as np
 from datasets import Dataset, load_dataset
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
@@ -120,6 +121,10 @@ def draw(rows: Dataset, count: int | None, seed: int) -> Dataset:
     return shuffled if count is None else shuffled.select(range(min(count, len(shuffled))))
 
 
+def _answerable(rows: Dataset) -> Dataset:
+    return rows.select([at for at, answers in enumerate(rows["answers"]) if answers["text"]])
+
+
 def train_loader(
     rows: Dataset, tokenizer: PreTrainedTokenizerBase, batch_tokens: int, max_length: int, seed: int
 ) -> tuple[DataLoader[Batch], LengthBatchSampler]:
@@ -127,8 +132,8 @@ def train_loader(
 
     Questions without an answer, or of more than `max_length` tokens, are left out. Raises TrainingError where none is left.
     """
-    answered = rows.filter(lambda row: bool(row["answers"]["text"]), desc="answerable")
-    encoded = encode_rows(answered, tokenizer).filter(lambda row: row["length"] <= max_length, desc=f"{max_length} tokens")
+    encoded = encode_rows(_answerable(rows), tokenizer)
+    encoded = encoded.select(np.flatnonzero(np.asarray(encoded["length"]) <= max_length))
     if not len(encoded):
         raise TrainingError(f"no training question with an answer fits into {max_length} tokens: raise --max-length")
     sampler = LengthBatchSampler(encoded["length"], batch_tokens, seed)
@@ -137,7 +142,7 @@ def train_loader(
 
 def eval_loader(rows: Dataset, batch_size: int = 32) -> DataLoader[list[Row]]:
     """Test questions as lists of rows, the unanswerable ones left out."""
-    answered = rows.filter(lambda row: bool(row["answers"]["text"]), desc="answerable")
+    answered = _answerable(rows)
     if not len(answered):
         raise TrainingError(f"no test question has an answer; {SCHEMA}")
     return DataLoader(answered, batch_size=batch_size, collate_fn=list)

@@ -16,6 +16,7 @@ from openvino._offline_transformations import apply_make_stateful_transformation
 from openvino_tokenizers import convert_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
+from transformers.utils import logging
 
 
 class _Step(torch.nn.Module):
@@ -74,11 +75,16 @@ def _trace(model: PreTrainedModel) -> ov.Model:
         torch.arange(past, past + new).expand(batch, new).contiguous(),
         *(torch.randn(batch, heads, past, head_size) for _ in range(2 * layers)),
     )
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit._trace.TracerWarning)  # the mask's Python branches, which do not depend on the sizes
-        warnings.simplefilter("ignore", FutureWarning)  # the tracer reads every property of the model, the deprecated ones too
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit, which openvino 2026.4 still traces with
-        return ov.convert_model(_Step(model), example_input=example)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # the tracer reads every property of the model, which warns of the deprecated ones …
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # … in this way too
+            warnings.simplefilter("ignore", torch.jit._trace.TracerWarning)  # the mask's branches do not depend on the sizes
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit, with which openvino 2026.4 traces
+            return ov.convert_model(_Step(model), example_input=example)
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _stateful(ir: ov.Model, config: PretrainedConfig) -> ov.Model:

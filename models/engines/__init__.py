@@ -1,6 +1,6 @@
 """How an LLM generates: openvino.py on a CPU, transformers.py on CUDA and as the reference."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +15,7 @@ class Engine(Protocol):
         """Tokens that the model can attend to, prompt and new ones together."""
         ...
 
-    def stream(self, prompt: str, params: SamplingParams) -> AsyncIterator[Token]:
+    def stream(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
         """As `TextModel.stream`, but `params.stop` is not looked at. The token that ends the text is yielded too,
         with an empty text.
         """

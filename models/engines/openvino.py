@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import queue
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -64,7 +64,7 @@ class OpenVINOEngine:
         """See `Engine`."""
         return self._limits.context_length
 
-    async def stream(self, prompt: str, params: SamplingParams) -> AsyncIterator[Token]:
+    async def stream(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
         """See `Engine`."""
         input_ids = self._tokenizer.encode(prompt).input_ids
         ids = [int(id) for id in input_ids.data[0]]

@@ -1,7 +1,7 @@
 """The CUDA engine, and the reference that the CPU engine is tested against: transformers, one token of one request at a time."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -36,7 +36,7 @@ class TransformersEngine:
         """See `Engine`."""
         return self._limits.context_length
 
-    async def stream(self, prompt: str, params: SamplingParams) -> AsyncIterator[Token]:
+    async def stream(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
         """See `Engine`."""
         ids: list[int] = self._tokenizer(prompt)["input_ids"]
         self._limits.check(len(ids), params.length)

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import pytest
 from hypothesis import given
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from models.base import FinishReason, Token, until_stop
 
 
-async def stream(pieces: list[str]) -> AsyncIterator[Token]:
+async def stream(pieces: list[str]) -> AsyncGenerator[Token]:
     for at, piece in enumerate(pieces, start=1):
         yield Token(piece, -1.0, "length" if at == len(pieces) else None)
 
@@ -48,6 +48,27 @@ def test_the_text_ends_before_the_first_stop_string_however_it_is_cut_into_token
 )
 def test_examples(pieces: list[str], stop: tuple[str, ...], expected: str) -> None:
     assert stopped(pieces, stop) == (expected, "stop")
+
+
+def test_closing_it_or_reaching_a_stop_string_closes_what_it_reads() -> None:
+    closed = []
+
+    async def endless() -> AsyncGenerator[Token]:
+        try:
+            while True:
+                yield Token("ab", -1.0)
+        finally:
+            closed.append(True)
+
+    async def leave() -> None:
+        tokens = until_stop(endless(), ())
+        await anext(tokens)
+        await tokens.aclose()
+        assert len(closed) == 1
+        assert [token.finish_reason async for token in until_stop(endless(), ("ba",))] == [None, "stop"]
+        assert len(closed) == 2
+
+    asyncio.run(leave())
 
 
 def test_text_is_passed_on_as_soon_as_it_cannot_be_a_stop_string() -> None:

@@ -1,6 +1,6 @@
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import pytest
 
@@ -16,7 +16,7 @@ class Scripted:
     def __init__(self, *pieces: str) -> None:
         self.pieces, self.prompt, self.params = pieces, "", SamplingParams()
 
-    async def stream(self, prompt: str, params: SamplingParams) -> AsyncIterator[Token]:
+    async def stream(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
         self.prompt, self.params = prompt, params
         for piece in self.pieces:
             yield Token(piece, -0.1)
@@ -30,6 +30,19 @@ def test_template() -> None:
     assert question_prompt(" Who? ", " It was she. ") == "Context: It was she.\nQuestion: Who?\nAnswer:"
     assert question_prompt("Who?") == question_prompt("Who?", " ") == "Question: Who?\nAnswer:"
     assert answer_text("she") == " she"
+
+
+def test_text_is_continued_from_the_start_of_a_document_and_questions_are_not() -> None:
+    async def first(stream: AsyncGenerator[Token]) -> None:
+        await anext(stream)
+        await stream.aclose()
+
+    engine = Scripted("x")
+    model = LLM(engine, document_start="<start>")
+    asyncio.run(first(model.stream("The", SamplingParams())))
+    assert engine.prompt == "<start>The"
+    asyncio.run(first(model.ask("Who?", None, SamplingParams())))
+    assert engine.prompt == question_prompt("Who?")
 
 
 def test_answer_is_greedy_and_a_span() -> None:

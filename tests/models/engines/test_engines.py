@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
 import pytest
@@ -36,7 +36,7 @@ def engine(request: pytest.FixtureRequest, artifact: Path) -> Iterator[Engine]:
     engine.close()
 
 
-async def collect(stream: AsyncIterator[Token]) -> list[Token]:
+async def collect(stream: AsyncGenerator[Token]) -> list[Token]:
     return [token async for token in stream]
 
 
@@ -95,7 +95,7 @@ def test_closing_the_iterator_stops_the_request_and_no_other(engine: Engine) -> 
         other = asyncio.create_task(collect(engine.stream("In", SamplingParams(30))))
         async for _ in abandoned:
             break
-        await abandoned.aclose()  # type: ignore[attr-defined]
+        await abandoned.aclose()
         return await other
 
     assert len(asyncio.run(leave())) == 30
