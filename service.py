@@ -38,6 +38,12 @@ class Trigen:
         self.rnn = LSTM.load(Path(self.rnn_model.path))
         self.llm = LLM.load(Path(self.llm_model.path), settings().engine)
 
+    @bentoml.on_deployment
+    @staticmethod
+    def check_settings() -> None:
+        """Stop a start with wrong settings before there is a worker: it would be started again and again."""
+        settings()
+
     @bentoml.api(route="/generate_text", input_spec=GenerateRequest)
     async def generate_text(self, **request: Any) -> GenerateResponse:
         """Continue a prompt with the bigram model."""

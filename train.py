@@ -34,7 +34,7 @@ def main(config: Config) -> None:
     if "llm" in config.only:
         from training.loop import load_base
 
-        base = load_base(config.base_model)  # before the data: without a base model nothing else is worth waiting for
+        base = load_base(config.base_model, config.max_length)  # before the data: without a base model nothing else is worth waiting for
     splits = load_splits(config.dataset)
     print(f"{len(splits.train):,} training and {len(splits.test):,} test questions · {choose_device()[2]}", flush=True)
 

@@ -71,7 +71,7 @@ class GenerateResponse(bentoml.IODescriptor):
 
     generated_text: str = Field(description="The prompt, followed by what the model adds.")
     finish_reason: FinishReason = Field(description="`length`: as long as was asked for; `stop`: the model or a stop string ended it.")
-    new_tokens: int = Field(description="How many tokens the model added.")
+    new_tokens: int = Field(description="How many tokens the model added, the one that ends the text included.")
     seed: int = Field(description="The seed that gives this text again.")
     model: str = Field(description="The model's tag in the store.")
 

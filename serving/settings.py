@@ -1,9 +1,11 @@
 """The service's settings, from the environment: TRIGEN_ENGINE, TRIGEN_MAX_BODY_BYTES, TRIGEN_ANSWER_LENGTH."""
 
 import functools
+import importlib.util
 from typing import Literal
 
-from pydantic import Field
+from bentoml.exceptions import BentoMLConfigException
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -16,11 +18,24 @@ class Settings(BaseSettings):
     """What runs the LLM; auto takes transformers where there is a CUDA device, else openvino."""
     max_body_bytes: int = Field(default=1_000_000, ge=1)
     """A larger request body is refused with 413."""
+
+    @field_validator("engine")
+    @classmethod
+    def installed(cls, engine: str) -> str:
+        """Refuse an engine whose packages are not there."""
+        if engine == "transformers" and not importlib.util.find_spec("transformers"):
+            raise ValueError("transformers and torch are not installed: install requirements.txt, or take openvino")
+        return engine
+
     answer_length: int = Field(default=64, ge=1, le=512)
     """Tokens of an answer of `/answer_question` at most."""
 
 
 @functools.cache
 def settings() -> Settings:
-    """Give the settings of this process, read once; raises pydantic's ValidationError where a variable is wrong."""
-    return Settings()
+    """Give the settings of this process, read once. Raises BentoMLConfigException, which names each variable that is wrong."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = (f"TRIGEN_{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}" for fault in error.errors())
+        raise BentoMLConfigException("; ".join(faults)) from None

@@ -220,15 +220,26 @@ def test_bentomls_own_client_works(server: Server) -> None:
         assert client.generate_text(start_word="The", length=5)["generated_text"].startswith("The")
 
 
-def test_a_missing_model_stops_the_start_with_one_line(tmp_path: Path) -> None:
+def refused_start(home: Path, **environment: str) -> str:
+    """The one line with which `bentoml serve` ends."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    done = run(["-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)], tmp_path, timeout=60)
+    done = run(["-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)], home, timeout=60, **environment)
     assert done.returncode != 0
     said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     assert len(said) == 1, said
-    assert "no trigen-bigram in the model store: `python train.py --preset quickstart` makes it in minutes" in said[0]
+    return said[0]
+
+
+def test_a_missing_model_stops_the_start_with_one_line(tmp_path: Path) -> None:
+    said = refused_start(tmp_path)
+    assert "no trigen-bigram in the model store: `python train.py --preset quickstart` makes it in minutes" in said
+
+
+def test_a_wrong_setting_stops_the_start_with_one_line(trained: Trained) -> None:
+    assert "TRIGEN_ENGINE: Input should be 'auto', 'openvino' or 'transformers'" in refused_start(trained.home, TRIGEN_ENGINE="tpu")
+    assert "TRIGEN_MAX_BODY_BYTES: " in refused_start(trained.home, TRIGEN_MAX_BODY_BYTES="1 MB")
 
 
 def test_the_bento_packs_the_three_models_and_its_files_alone(trained: Trained) -> None:

@@ -68,6 +68,12 @@ def test_the_mission_without_the_hub_ends_soon_with_one_message(tmp_path: Path) 
     assert "--preset quickstart" in done.stderr
 
 
+def test_rows_longer_than_the_base_model_reads_are_refused(tmp_path: Path, tiny_base: Path) -> None:
+    done = run(["train.py", "--base-model", str(tiny_base), "--dataset", "data/quickstart", "--max-length", "769"], tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == f"train.py: base model {tiny_base} reads 768 tokens at most: give --max-length no more\n"
+
+
 def test_a_data_set_that_is_not_there_ends_with_one_message(tmp_path: Path, tiny_base: Path) -> None:
     for dataset in ("./nowhere", "rajpurkar/squad"):
         done = run(

@@ -94,6 +94,10 @@ class LengthBatchSampler(Sampler[list[int]]):
         self.epoch = epoch
         self._batches = self._order(epoch)
 
+    def count(self, epochs: int) -> int:
+        """Batches in the first `epochs` epochs together: how rows fall into batches differs from one to the next."""
+        return sum(len(self._order(epoch)) for epoch in range(epochs))
+
     def _order(self, epoch: int) -> list[list[int]]:
         generator = np.random.default_rng([self.seed, epoch])
         rows = generator.permutation(len(self.lengths))

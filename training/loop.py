@@ -19,16 +19,21 @@ WARM_UP = 0.05
 """Share of the training in which the learning rate rises."""
 
 
-def load_base(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal LM in fp32 and its tokenizer, from a Hub id or a directory. Raises TrainingError where it is out of reach."""
+def load_base(source: str, max_length: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal LM in fp32 and its tokenizer, from a Hub id or a directory. Raises TrainingError where it is out of reach, does
+    not hold rows of `max_length` tokens, or could not learn to end a text.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     except (OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise TrainingError(
-            f"base model {source} cannot be loaded: the Hugging Face Hub does not answer, or there is no such model. "
-            "Give --base-model a local directory of a causal LM, or run --preset quickstart, which needs no Hub"
+            f"base model {source} cannot be loaded ({reason}): give --base-model a Hub id that can be reached or a local "
+            "directory of a causal LM, or run --preset quickstart, which needs no Hub"
         ) from error
+    if (longest := getattr(model.config, "max_position_embeddings", max_length)) < max_length:
+        raise TrainingError(f"base model {source} reads {longest} tokens at most: give --max-length no more")
     if tokenizer.eos_token_id is None:
         raise TrainingError(f"base model {source}: its tokenizer has no token that ends a text, so it could not learn to stop")
     return _without_waste(model), tokenizer
@@ -103,7 +108,7 @@ def fine_tune(
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
-    total, done, began = epochs * len(loader), Progress(), time.perf_counter()
+    total, done, began = sampler.count(epochs), Progress(), time.perf_counter()
     with tqdm(total=1.0, desc="fine-tuning", bar_format="{desc} {percentage:3.0f}%|{bar}| {remaining} left{postfix}") as bar:
         for batch in itertools.chain.from_iterable(_epoch(loader, sampler, epoch) for epoch in range(epochs)):
             progress = max((done.steps + 1) / (total + 1), done.seconds / seconds if seconds else 0.0)

@@ -28,9 +28,11 @@ class _Request:
     steps: asyncio.Queue[Step | Exception] = field(default_factory=asyncio.Queue)
     handle: GenerationHandle | None = None
     cancelled: bool = False
+    ended: bool = False
 
     def deliver(self, step: Step | Exception) -> None:
         """Hand a step to the waiting coroutine, from the engine's thread."""
+        self.ended = isinstance(step, Exception) or step[2] is not None
         try:
             self.loop.call_soon_threadsafe(self.steps.put_nowait, step)
         except RuntimeError:  # the event loop is closed: nobody waits any more
@@ -129,8 +131,12 @@ class OpenVINOEngine:
             if request is None:
                 return False
             wait = False
-            running.append(request)
-            request.handle = self._pipeline.add_request(next(self._ids), request.input_ids, request.config)
+            try:
+                request.handle = self._pipeline.add_request(next(self._ids), request.input_ids, request.config)
+            except Exception as error:  # its own parameters are wrong: no other request is concerned
+                request.deliver(error)
+            else:
+                running.append(request)
         for request in running:
             if request.cancelled and request.handle:
                 request.handle.cancel()
@@ -156,9 +162,9 @@ class OpenVINOEngine:
                 for at, (id, logprob) in enumerate(zip(output.generated_ids, output.generated_log_probs, strict=True), start=1):
                     request.deliver((id, logprob, reason if at == len(output.generated_ids) else None))
         status = handle.get_status()
-        if status == genai.GenerationStatus.IGNORED:
-            request.deliver(EngineStopped("the key-value cache is full: ask for a shorter text or raise its size"))
-        return bool(status == genai.GenerationStatus.RUNNING)
+        if status != genai.GenerationStatus.RUNNING and not request.ended:  # IGNORED, so far as is known
+            request.deliver(EngineStopped(f"the request was given up ({status.name}): the key-value cache may be full"))
+        return not request.ended
 
 
 _FINISH: dict[genai.GenerationFinishReason, FinishReason] = {

@@ -65,6 +65,7 @@ def test_epochs_differ_and_little_is_padding() -> None:
     first = list(sampler)
     sampler.set_epoch(1)
     assert list(sampler) != first
+    assert sampler.count(2) == len(first) + len(sampler)
     padded = sum(len(batch) * max(lengths[row] for row in batch) for batch in first)
     assert sum(lengths) / padded > 0.95
 
