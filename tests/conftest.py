@@ -16,7 +16,6 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
 QUICKSTART = PROJECT / "data/quickstart"
-SHARED = PROJECT.parent / "shared"
 
 
 def isolated_environment(home: Path) -> dict[str, str]:
