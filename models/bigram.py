@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from models.base import SamplingParams, Token, until_stop
 from models.sampling import sample
-from models.words import BOUNDARY, UNKNOWN, Vocabulary, tokenize
+from models.words import BOUNDARY, UNKNOWN, Vocabulary, join, tokenize
 
 
 class Bigram:
@@ -79,7 +79,7 @@ class Bigram:
         """Continue `prompt` from its last word alone: see `TextModel.stream`. Always yields `params.length` words unless
         a stop string ends the text: boundaries and unknown words are never generated.
         """
-        return until_stop(self._walk(prompt, params), params.stop)
+        return until_stop(join(prompt, self._walk(prompt.rstrip(" "), params)), params.stop)
 
     async def _walk(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
         generator = np.random.default_rng(params.seed)

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from models.base import SamplingParams, Token, until_stop
 from models.sampling import log_softmax, sample
-from models.words import BOUNDARY, UNKNOWN, Vocabulary, tokenize
+from models.words import BOUNDARY, UNKNOWN, Vocabulary, join, tokenize
 
 Array = NDArray[np.float32]
 State = list[tuple[Array, Array]]
@@ -67,7 +67,7 @@ class LSTM:
         """Continue `prompt`: see `TextModel.stream`. A word that was never seen is read as unknown; always yields `params.length`
         words unless a stop string ends the text: boundaries and unknown words are never generated.
         """
-        return until_stop(self._walk(prompt, params), params.stop)
+        return until_stop(join(prompt, self._walk(prompt.rstrip(" "), params)), params.stop)
 
     async def _walk(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
         generator = np.random.default_rng(params.seed)

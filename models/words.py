@@ -3,9 +3,13 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
+
+from models.base import Token
 
 # A word (with an apostrophe inside it) or one other sign, each with the space before it; every other white space stands
 # alone. Each character matches one branch, so the tokens joined are the text.
@@ -26,6 +30,18 @@ def tokenize(text: str) -> list[str]:
 def detokenize(tokens: Iterable[str]) -> str:
     """The text that `tokenize` was given."""
     return "".join(tokens)[1:]
+
+
+async def join(prompt: str, words: AsyncGenerator[Token]) -> AsyncGenerator[Token]:
+    """Pass on `words` that continue `prompt`: after a prompt that ends with a space, the first leaves out its own.
+
+    However this ends, `words` is closed.
+    """
+    spaced = prompt.endswith(" ")
+    async with aclosing(words):
+        async for word in words:
+            yield replace(word, text=word.text.removeprefix(" ")) if spaced else word
+            spaced = False
 
 
 class Vocabulary:

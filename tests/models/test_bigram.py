@@ -74,6 +74,13 @@ def test_unknown_words_and_boundaries_are_never_generated() -> None:
     assert words <= set(model.vocabulary.words)
 
 
+def test_a_space_at_the_prompts_end_is_the_next_words() -> None:
+    model = Bigram.fit(CORPUS)
+    params = SamplingParams(3, temperature=0)
+    assert "the " + text_of(model, "the ", params) == "the" + text_of(model, "the", params)
+    assert text_of(model, " ", params) == text_of(model, "", params).removeprefix(" ")
+
+
 def test_same_seed_same_text() -> None:
     model = Bigram.fit(CORPUS)
     one, again, other = (text_of(model, "the", SamplingParams(40, temperature=1.0, seed=seed)) for seed in (1, 1, 2))
