@@ -13,6 +13,8 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 SOURCES := train.py service.py models training serving tests
 
+export BENTOML_DO_NOT_TRACK ?= True
+
 .DEFAULT_GOAL := help
 .PHONY: help serve train test test-slow lint types image format
 
@@ -32,11 +34,11 @@ test: $(INSTALLED_DEV) lint types ## lint, types and tests
 test-slow: $(INSTALLED_DEV) ## the tests that need minutes, real weights or a container engine (BASE_IMAGE= as for `make image`)
 	BASE_IMAGE=$(BASE_IMAGE) $(BIN)/pytest -q -m slow
 
-lint: $(INSTALLED_DEV)
+lint: $(INSTALLED_DEV) ## ruff
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 
-types: $(INSTALLED_DEV)
+types: $(INSTALLED_DEV) ## mypy
 	$(BIN)/mypy
 
 format: $(INSTALLED_DEV) ## rewrite the sources as ruff formats them

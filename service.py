@@ -19,13 +19,14 @@ from serving.schemas import (
     GenerateResponse,
     GenerateWithLLMRequest,
 )
-from serving.settings import settings
+from serving.settings import MAX_TIMEOUT_SECONDS, settings
 
 # Python alone: for the distributions that BentoML names, it adds a compiler and git (590 MB), which wheels do not need.
 IMAGE = bentoml.images.Image(base_image="python:3.11-slim", distro="wheels-only", python_version="3.11")
 
 
-@bentoml.service(name="trigen", service_class=TrigenService, image=IMAGE)
+# `settings().timeout_seconds` comes first: BentoML's own time-out answers and lets the work go on.
+@bentoml.service(name="trigen", service_class=TrigenService, image=IMAGE, traffic={"timeout": MAX_TIMEOUT_SECONDS + 60})
 class Trigen:
     """A bigram model, an LSTM and a fine-tuned causal LM continue text; the last also answers questions."""
 

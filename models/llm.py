@@ -32,7 +32,8 @@ class Answer:
 
     answer: str
     score: float
-    """Probability that the model gives to exactly this answer and its end, between 0 and 1."""
+    """Probability that the model gives to exactly this answer and its end, between 0 and 1; of an answer that was cut off at
+    the limit, to its beginning."""
     start: int | None
     end: int | None
     """Character offsets of the answer in the context; None where it is not a span of the context."""

@@ -82,7 +82,7 @@ class TrigenModel(BentoModel):
 
     def _demand(self) -> None:
         if self.stored is None:
-            raise NotFound(f"no {self.tag.name} in the model store: `python train.py --preset quickstart` makes it in minutes")
+            raise NotFound(f"no {self.tag.name} in the model store: `make serve` or `python train.py --preset quickstart` makes it")
 
 
 def main() -> int:

@@ -1,5 +1,6 @@
 """The HTTP application around the service: BentoML's own, with `GET /info` and with every error as problem details."""
 
+import asyncio
 import logging
 
 import bentoml
@@ -10,6 +11,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from serving.problems import Problem
+from serving.settings import settings
+
+WATCH_SECONDS = 0.5
+"""How often a request under way is looked at: whether its client is still there and its time not over."""
 
 logger = logging.getLogger("bentoml.trigen")
 
@@ -25,16 +30,27 @@ class TrigenAppFactory(ServiceAppFactory):
         return app
 
     async def api_endpoint(self, name: str, request: Request) -> Response:
-        """Run one API. A `Problem` is the client's to read, anything else the operator's: the log has its traceback, and
-        the client gets a 500 that says nothing of it.
+        """Run one API until it answers, its client leaves or its time is over; then it stops computing.
+
+        A `Problem` is the client's to read, anything else the operator's: the log has its traceback, and the client gets
+        a 500 that says nothing of it.
         """
+        work = asyncio.ensure_future(super().api_endpoint(name, request))
+        deadline = asyncio.get_running_loop().time() + settings().timeout_seconds
         try:
-            response: Response = await super().api_endpoint(name, request)
+            while not (await asyncio.wait([work], timeout=WATCH_SECONDS))[0]:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise Problem(504, f"not answered within {settings().timeout_seconds} s: ask for less, or when there is less to do")
+                if getattr(request.state, "body_was_read", False) and await request.is_disconnected():
+                    raise Problem(400, "the client left before it was answered")
+            response: Response = work.result()
         except Problem as problem:
             return problem.response()
         except Exception:
             logger.exception("%s failed", request.url.path)
             return Problem(500, "the service failed to answer; its log says why").response()
+        finally:
+            work.cancel()
         return response
 
     async def info(self, request: Request) -> JSONResponse:  # noqa: ARG002

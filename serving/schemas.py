@@ -38,6 +38,7 @@ class RequestBody(bentoml.IODescriptor):
                     raise Problem(413, f"the body exceeds {limit:,} bytes")
         except ClientDisconnect:
             raise Problem(400, "the client left before its request was read") from None
+        request.state.body_was_read = True  # what the client sends from now on is that it leaves
         try:
             return cls.model_validate_json(bytes(body))  # type: ignore[no-any-return]
         except ValidationError as error:
@@ -79,15 +80,19 @@ class GenerateResponse(bentoml.IODescriptor):
 class AnswerRequest(RequestBody):
     """A question and the passage that answers it."""
 
-    question: str = Field(min_length=1, max_length=4_000, description="The question.")
-    context: str = Field(min_length=1, max_length=CONTEXT_CHARACTERS, description="The passage that holds the answer.")
+    question: str = Field(min_length=1, max_length=4_000, pattern=r"\S", description="The question.")
+    context: str = Field(min_length=1, pattern=r"\S", max_length=CONTEXT_CHARACTERS, description="The passage that holds the answer.")
 
 
 class AnswerResponse(bentoml.IODescriptor):
     """The answer, as in transformers' question-answering pipeline."""
 
     answer: str = Field(description="The answer.")
-    score: float = Field(ge=0, le=1, description="The probability that the model gives to exactly this answer.")
+    score: float = Field(
+        ge=0,
+        le=1,
+        description="The probability that the model gives to exactly this answer (cut off at the limit: to its beginning).",
+    )
     start: int | None = Field(description="Offset of the answer's first character in the context; null if it is not a span of it.")
     end: int | None = Field(description="Offset behind the answer's last character; null if it is not a span of the context.")
     model: str = Field(description="The model's tag in the store.")

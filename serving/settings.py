@@ -1,4 +1,4 @@
-"""The service's settings, from the environment: TRIGEN_ENGINE, TRIGEN_MAX_BODY_BYTES, TRIGEN_ANSWER_LENGTH."""
+"""The service's settings, from the environment: TRIGEN_ENGINE, TRIGEN_MAX_BODY_BYTES and so on."""
 
 import functools
 import importlib.util
@@ -7,6 +7,8 @@ from typing import Literal
 from bentoml.exceptions import BentoMLConfigException
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MAX_TIMEOUT_SECONDS = 3600
 
 
 class Settings(BaseSettings):
@@ -18,6 +20,10 @@ class Settings(BaseSettings):
     """What runs the LLM; auto takes transformers where there is a CUDA device, else openvino."""
     max_body_bytes: int = Field(default=1_000_000, ge=1)
     """A larger request body is refused with 413."""
+    timeout_seconds: int = Field(default=60, ge=1, le=MAX_TIMEOUT_SECONDS)
+    """A request that is not answered by then is given up and answered with 504."""
+    answer_length: int = Field(default=64, ge=1, le=512)
+    """Tokens of an answer of `/answer_question` at most."""
 
     @field_validator("engine")
     @classmethod
@@ -26,9 +32,6 @@ class Settings(BaseSettings):
         if engine == "transformers" and not importlib.util.find_spec("transformers"):
             raise ValueError("transformers and torch are not installed: install requirements.txt, or take openvino")
         return engine
-
-    answer_length: int = Field(default=64, ge=1, le=512)
-    """Tokens of an answer of `/answer_question` at most."""
 
 
 @functools.cache

@@ -191,6 +191,22 @@ def test_a_context_that_does_not_fit_or_has_no_question_is_refused(server: Serve
     check_problem(post(server, "/generate_text", SEED_BODY | {"context": CONTEXT}), 422, "context")
 
 
+def test_a_blank_question_or_context_is_refused(server: Server) -> None:
+    check_problem(post(server, "/answer_question", {"question": " ", "context": CONTEXT}), 422, "question")
+    check_problem(post(server, "/answer_question", {"question": "Who?", "context": "\n"}), 422, "context")
+
+
+def test_a_client_that_leaves_stops_the_work_and_the_service_goes_on(server: Server) -> None:
+    before = server.log.read_text()
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{server.url}/generate_with_rnn", json={"start_word": "a " * 2000, "length": 512}, timeout=0.1)
+    deadline = time.monotonic() + 10
+    while "(status=400" not in server.log.read_text().removeprefix(before):
+        assert time.monotonic() < deadline, "the service has not noticed that its client left"
+        time.sleep(0.1)
+    assert post(server, "/generate_with_rnn", SEED_BODY).status_code == 200
+
+
 def test_unknown_routes_and_methods(server: Server) -> None:
     check_problem(httpx.get(f"{server.url}/nowhere"), 404)
     check_problem(httpx.get(f"{server.url}/generate_text"), 405)
@@ -236,7 +252,7 @@ def refused_start(home: Path, **environment: str) -> str:
 
 def test_a_missing_model_stops_the_start_with_one_line(tmp_path: Path) -> None:
     said = refused_start(tmp_path)
-    assert "no trigen-bigram in the model store: `python train.py --preset quickstart` makes it in minutes" in said
+    assert "no trigen-bigram in the model store: `make serve` or `python train.py --preset quickstart` makes it" in said
 
 
 def test_a_wrong_setting_stops_the_start_with_one_line(trained: Trained) -> None:

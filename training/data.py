@@ -15,7 +15,7 @@ from training.batching import Batch, LengthBatchSampler, collate, encode_rows
 from training.errors import TrainingError
 
 COLUMNS = {"context", "question", "answers"}
-SCHEMA = "expected SQuAD's schema: context (text), question (text), answers {text: [text, …], answer_start: [number, …]}"
+SCHEMA = "expected SQuAD's schema: context (text), question (text), answers {text: [text, …]}"
 FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
@@ -23,7 +23,6 @@ class References(TypedDict):
     """The accepted answers to a question."""
 
     text: list[str]
-    answer_start: list[int]
 
 
 class Row(TypedDict):
@@ -83,7 +82,7 @@ def load_splits(source: str) -> Splits:
         raise TrainingError(f"data set {source}: it has the splits {', '.join(splits)}; expected train, and validation or test")
     _check(train, source, "train")
     if test is None:
-        train, test = _hold_out(train)
+        train, test = _hold_out(train, source)
     _check(test, source, "test")
     return Splits(train, test)
 
@@ -93,21 +92,34 @@ def _first_line(error: Exception) -> str:
 
 
 def _check(split: Dataset, source: str, name: str) -> None:
+    """Raise TrainingError for a missing column, an empty split, or the first row that is not in the schema."""
+    where = f"data set {source}, split {name}"
     if missing := COLUMNS - set(split.column_names):
         columns = ", ".join(split.column_names)
-        raise TrainingError(f"data set {source}, split {name}: no column {', '.join(sorted(missing))} among {columns}; {SCHEMA}")
+        raise TrainingError(f"{where}: no column {', '.join(sorted(missing))} among {columns}; {SCHEMA}")
     if not len(split):
-        raise TrainingError(f"data set {source}: the split {name} is empty; {SCHEMA}")
-    answers = split[0]["answers"]
-    if not isinstance(answers, dict) or not isinstance(answers.get("text"), list):
-        raise TrainingError(f"data set {source}, split {name}: answers is {answers!r}; {SCHEMA}")
+        raise TrainingError(f"{where}: it is empty; {SCHEMA}")
+    answered = 0
+    for at, row in enumerate(split.select_columns(sorted(COLUMNS)), start=1):
+        for column in ("context", "question"):
+            if not isinstance(row[column], str) or not row[column].strip():
+                raise TrainingError(f"{where}, row {at}: {column} is {row[column]!r}; {SCHEMA}")
+        texts = row["answers"].get("text") if isinstance(row["answers"], dict) else None
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise TrainingError(f"{where}, row {at}: answers is {row['answers']!r}; {SCHEMA}")
+        answered += bool(texts)
+    if not answered:
+        raise TrainingError(f"{where}: no question has an answer; {SCHEMA}")
 
 
-def _hold_out(rows: Dataset) -> tuple[Dataset, Dataset]:
-    def held(context: str) -> bool:
-        return hashlib.sha256(context.encode()).digest()[0] < 26  # a tenth, wherever the row stands
-
-    return rows.filter(lambda row: not held(row["context"])), rows.filter(lambda row: held(row["context"]))
+def _hold_out(rows: Dataset, source: str) -> tuple[Dataset, Dataset]:
+    """A tenth of the contexts, at least one: those with the least hashes, wherever their rows stand."""
+    ranked = sorted(set(rows["context"]), key=lambda context: hashlib.sha256(context.encode()).digest())
+    if len(ranked) < 2:
+        raise TrainingError(f"data set {source}: it has one context and no test split; expected another context to hold out")
+    held = set(ranked[: max(1, len(ranked) // 10)])
+    test = [at for at, context in enumerate(rows["context"]) if context in held]
+    return rows.select(sorted(set(range(len(rows))) - set(test))), rows.select(test)
 
 
 def contexts(split: Dataset) -> list[str]:
@@ -142,7 +154,4 @@ def train_loader(
 
 def eval_loader(rows: Dataset, batch_size: int = 32) -> DataLoader[list[Row]]:
     """Test questions as lists of rows, the unanswerable ones left out."""
-    answered = _answerable(rows)
-    if not len(answered):
-        raise TrainingError(f"no test question has an answer; {SCHEMA}")
-    return DataLoader(answered, batch_size=batch_size, collate_fn=list)
+    return DataLoader(_answerable(rows), batch_size=batch_size, collate_fn=list)

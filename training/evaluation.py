@@ -28,7 +28,7 @@ async def _evaluate(model: LLM, rows: Dataset) -> dict[str, Any]:
                 id = str(count)
                 measure.update(
                     {"id": id, "prediction_text": answer.answer},
-                    {"id": id, "answers": {"text": row["answers"]["text"], "answer_start": row["answers"]["answer_start"]}},
+                    {"id": id, "answers": {"text": row["answers"]["text"], "answer_start": [0] * len(row["answers"]["text"])}},
                 )
                 count += 1
                 spans += answer.start is not None

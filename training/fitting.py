@@ -1,4 +1,4 @@
-"""Each of the three models from its data to its artifact and its metrics, within its share of the minutes."""
+"""Each of the three models from its data to its artifact and its metrics."""
 
 import json
 import math
@@ -22,7 +22,8 @@ from training.loop import fine_tune
 from training.lstm import fit_lstm
 
 RNN_SHARE, RNN_EPOCHS = 0.15, 20
-"""The LSTM's share of the minutes where the LLM is trained too, and its epochs at most: it keeps the best and stops early."""
+"""The LSTM's share of the minutes where the LLM is trained too, and its epochs at most: it keeps the best and stops early, and what
+it leaves of its share is the LLM's."""
 
 
 def fit_bigram(train: list[str], test: list[str], directory: Path) -> dict[str, Any]:
@@ -37,21 +38,26 @@ def fit_bigram(train: list[str], test: list[str], directory: Path) -> dict[str, 
     return {"perplexity": perplexity, "unknown_share": float(1 - known.mean()), "vocabulary": len(model.vocabulary), "seconds": seconds}
 
 
-def fit_rnn(train: list[str], test: list[str], directory: Path, config: Config) -> dict[str, Any]:
-    """Fit the LSTM within its share of the minutes."""
-    share = RNN_SHARE if "llm" in config.only else 1.0
-    return fit_lstm(train, test, directory, epochs=RNN_EPOCHS, seconds=_seconds(config, share), seed=config.seed)
+def fit_rnn(train: list[str], test: list[str], directory: Path, seconds: float | None, seed: int) -> dict[str, Any]:
+    """Fit the LSTM within `seconds`, or until it becomes no better."""
+    return fit_lstm(train, test, directory, epochs=RNN_EPOCHS, seconds=seconds, seed=seed)
 
 
 def fit_llm(
-    base: tuple[PreTrainedModel, PreTrainedTokenizerBase], train: Dataset, test: Dataset, directory: Path, config: Config
+    base: tuple[PreTrainedModel, PreTrainedTokenizerBase],
+    train: Dataset,
+    test: Dataset,
+    directory: Path,
+    seconds: float | None,
+    config: Config,
 ) -> dict[str, Any]:
-    """Fine-tune, save in bf16, export for the CPU engine, and evaluate what will be served."""
+    """Fine-tune within `seconds` or the epochs, save in bf16, export for the CPU engine, and evaluate what this machine would
+    serve: int8 on a CPU, bf16 on a GPU; the metrics name the engine.
+    """
     model, tokenizer = base
     torch.manual_seed(config.seed)
     loader, sampler = train_loader(train, tokenizer, config.batch_tokens, config.max_length, config.seed)
-    share = 1 - RNN_SHARE if "rnn" in config.only else 1.0
-    progress = fine_tune(model, loader, sampler, epochs=config.epochs, seconds=_seconds(config, share), peak_rate=config.learning_rate)
+    progress = fine_tune(model, loader, sampler, epochs=config.epochs, seconds=seconds, peak_rate=config.learning_rate)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.to(torch.bfloat16)  # type: ignore[arg-type]  # transformers wraps `to` without its type
     model.save_pretrained(directory)
@@ -61,7 +67,7 @@ def fit_llm(
     export_openvino(directory, directory / "openvino")
     llm = LLM.load(directory)
     try:
-        return progress.describe() | evaluate(llm, test)
+        return progress.describe() | {"engine": type(llm.engine).__name__} | evaluate(llm, test)
     finally:
         llm.close()
 
@@ -73,7 +79,3 @@ def document_start(tokenizer: PreTrainedTokenizerBase) -> str:
     if tokenizer("a")["input_ids"] != tokenizer("a", add_special_tokens=False)["input_ids"]:
         return ""
     return "<|endoftext|>" if "<|endoftext|>" in tokenizer.get_vocab() else tokenizer.bos_token or ""
-
-
-def _seconds(config: Config, share: float) -> float | None:
-    return None if config.max_minutes is None else 60 * config.max_minutes * share

@@ -26,7 +26,7 @@ def load_base(source: str, max_length: int) -> tuple[PreTrainedModel, PreTrained
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # each broken file, unknown architecture and absent Hub raises its own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise TrainingError(
             f"base model {source} cannot be loaded ({reason}): give --base-model a Hub id that can be reached or a local "

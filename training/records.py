@@ -26,8 +26,7 @@ def describe_run(config: Config, splits: Splits) -> dict[str, Any]:
     """What the metadata of all three models have in common."""
     effective = dataclasses.asdict(config) | {"output_dir": str(config.output_dir), "only": list(config.only)}
     return {
-        "base_model": _name(config.base_model),
-        "dataset": splits.describe() | {"source": _name(config.dataset)},
+        "dataset": splits.describe() | {"source": name_of(config.dataset)},
         "seed": config.seed,
         "configuration": effective,
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
@@ -35,7 +34,7 @@ def describe_run(config: Config, splits: Splits) -> dict[str, Any]:
     }
 
 
-def _name(source: str) -> str:
+def name_of(source: str) -> str:
     """A Hub id as it is; of a local path the last part, for the metadata is shown to clients."""
     path = Path(source).expanduser()
     return path.resolve().name if path.exists() else source

@@ -16,25 +16,28 @@ from models.base import FinishReason, SamplingParams, Token
 from models.engines import EngineStopped
 from models.engines.text import IncrementalText, ModelLimits
 
-Step = tuple[int, float, FinishReason | None]
-"""A generated token: id, log-probability, and why it is the last one."""
-
 
 @dataclass(eq=False)
 class _Request:
     input_ids: object
     config: genai.GenerationConfig
+    text: IncrementalText
     loop: asyncio.AbstractEventLoop
-    steps: asyncio.Queue[Step | Exception] = field(default_factory=asyncio.Queue)
+    tokens: asyncio.Queue[Token | Exception] = field(default_factory=asyncio.Queue)
     handle: GenerationHandle | None = None
     cancelled: bool = False
     ended: bool = False
 
-    def deliver(self, step: Step | Exception) -> None:
-        """Hand a step to the waiting coroutine, from the engine's thread."""
-        self.ended = isinstance(step, Exception) or step[2] is not None
+    def cancel(self) -> None:
+        """Make the pipeline drop the request at its next step."""
+        if self.handle:
+            self.handle.cancel()
+
+    def deliver(self, token: Token | Exception) -> None:
+        """Hand a token to the waiting coroutine, from the engine's thread."""
+        self.ended = isinstance(token, Exception) or token.finish_reason is not None
         try:
-            self.loop.call_soon_threadsafe(self.steps.put_nowait, step)
+            self.loop.call_soon_threadsafe(self.tokens.put_nowait, token)
         except RuntimeError:  # the event loop is closed: nobody waits any more
             self.cancelled = True
 
@@ -72,16 +75,16 @@ class OpenVINOEngine:
         ids = [int(id) for id in input_ids.data[0]]
         self._limits.check(len(ids), params.length)
         text = IncrementalText(ids, self._tokenizer.decode, self._limits.eos)
-        request = _Request(input_ids, self._config(params), asyncio.get_running_loop())
+        request = _Request(input_ids, self._config(params), text, asyncio.get_running_loop())
         self._submit(request)
-        finish_reason = None
         try:
-            while finish_reason is None:
-                step = await request.steps.get()
-                if isinstance(step, Exception):
-                    raise step
-                id, logprob, finish_reason = step
-                yield text.token(id, logprob, finish_reason)
+            while True:
+                token = await request.tokens.get()
+                if isinstance(token, Exception):
+                    raise token
+                yield token
+                if token.finish_reason:
+                    return
         finally:
             request.cancelled = True
 
@@ -112,15 +115,18 @@ class OpenVINOEngine:
             while self._admit(running, wait=not self._pipeline.has_non_finished_requests()):
                 self._pipeline.step()
                 running = [request for request in running if self._forward(request)]
-            self._drop(running)
+            for request in running:
+                request.cancel()
+            if self._pipeline.has_non_finished_requests():
+                self._pipeline.step()  # frees what they hold
         except Exception as cause:  # whatever it is, those who wait must hear of it
             error = EngineStopped(f"the engine has failed: {cause}")
             error.__cause__ = cause
         with self._lock:
             self._stopped = error
         while not self._arrivals.empty():
-            if request := self._arrivals.get():
-                running.append(request)
+            if arrived := self._arrivals.get():
+                running.append(arrived)
         for request in running:
             request.deliver(error)
 
@@ -137,30 +143,21 @@ class OpenVINOEngine:
                 request.deliver(error)
             else:
                 running.append(request)
-        for request in running:
-            if request.cancelled and request.handle:
-                request.handle.cancel()
+        for request in [request for request in running if request.cancelled]:
+            request.cancel()
+            running.remove(request)
         return True
-
-    def _drop(self, running: list[_Request]) -> None:
-        """Free what the requests under way hold."""
-        for request in running:
-            if request.handle:
-                request.handle.cancel()
-        if self._pipeline.has_non_finished_requests():
-            self._pipeline.step()
 
     @staticmethod
     def _forward(request: _Request) -> bool:
         """Pass on what the last step generated for `request`; whether it goes on."""
         handle = request.handle
-        if request.cancelled or handle is None:
-            return False
+        assert handle is not None
         while handle.can_read():
             for output in handle.read().values():
                 reason = _FINISH.get(output.finish_reason)
                 for at, (id, logprob) in enumerate(zip(output.generated_ids, output.generated_log_probs, strict=True), start=1):
-                    request.deliver((id, logprob, reason if at == len(output.generated_ids) else None))
+                    request.deliver(request.text.token(id, logprob, reason if at == len(output.generated_ids) else None))
         status = handle.get_status()
         if status != genai.GenerationStatus.RUNNING and not request.ended:  # IGNORED, so far as is known
             request.deliver(EngineStopped(f"the request was given up ({status.name}): the key-value cache may be full"))

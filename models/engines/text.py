@@ -29,23 +29,28 @@ class ModelLimits:
 class IncrementalText:
     """Turns one request's token ids into pieces of text whose concatenation is the decoded whole.
 
-    Decodes a short window that begins before the new token, since a tokenizer may treat a token at the beginning of a text differently, and
-    holds text back while its last character is incomplete.
+    Decodes a short window that begins before the new token, since a tokenizer may treat a token at the beginning of a text
+    differently, and holds text back while its last character is incomplete.
     """
+
+    WINDOW = 8
+    """Tokens after which the window begins anew."""
 
     def __init__(self, prompt: list[int], decode: Callable[[list[int]], str], eos: frozenset[int]) -> None:
         self._decode, self._eos = decode, eos
-        self._ids = prompt[-1:]
-        self._begin, self._sent = 0, len(self._ids)
-        """The window of `_ids`: decoded from `_begin`, given out up to `_sent`."""
+        self._window = prompt[-1:]
+        self._given = decode(self._window)
+        """The window's text that need not be given out (any more)."""
 
     def token(self, id: int, logprob: float, finish_reason: FinishReason | None) -> Token:
         """The `Token` for the next id; its text is empty while a character is incomplete, and for the end of the text."""
         if id not in self._eos:
-            self._ids.append(id)
-        before = self._decode(self._ids[self._begin : self._sent])
-        after = self._decode(self._ids[self._begin :])
-        if after.endswith(INCOMPLETE) and finish_reason is None:
+            self._window.append(id)
+        text = self._decode(self._window)
+        if text.endswith(INCOMPLETE) and finish_reason is None:
             return Token("", logprob)
-        self._begin, self._sent = self._sent, len(self._ids)
-        return Token(after[len(before) :], logprob, finish_reason)
+        piece, self._given = text[len(self._given) :], text
+        if len(self._window) > self.WINDOW:
+            self._window = self._window[-1:]
+            self._given = self._decode(self._window)
+        return Token(piece, logprob, finish_reason)

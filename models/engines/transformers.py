@@ -30,6 +30,7 @@ class TransformersEngine:
         self._model.to(self._device)
         self._limits = ModelLimits(directory)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="transformers-engine")
+        self._closed = False
 
     @property
     def context_length(self) -> int:
@@ -54,13 +55,13 @@ class TransformersEngine:
 
     def close(self) -> None:
         """See `Engine`."""
-        self._executor.shutdown(cancel_futures=True)
+        self._closed = True
+        self._executor.shutdown()
 
     async def _compute(self, ids: list[int], cache: DynamicCache) -> NDArray[np.float64]:
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, self._forward, ids, cache)
-        except RuntimeError as error:
-            raise EngineStopped(f"the engine has failed or was closed: {error}") from error
+        if self._closed:
+            raise EngineStopped("the engine was closed")
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._forward, ids, cache)
 
     def _forward(self, ids: list[int], cache: DynamicCache) -> NDArray[np.float64]:
         """Log P of every token as the next, shape (vocabulary,); extends `cache` by `ids`."""

@@ -3,8 +3,6 @@
 import json
 from typing import Any
 
-import pytest
-
 from tests.conftest import QUICKSTART
 
 Rows = list[dict[str, Any]]
@@ -17,19 +15,30 @@ def read(split: str) -> Rows:
 TRAIN, VALIDATION = read("train"), read("validation")
 
 
-@pytest.mark.parametrize("row", [*TRAIN, *VALIDATION], ids=lambda row: row["id"])
-def test_row_has_the_schema_and_exact_spans(row: dict[str, Any]) -> None:
-    assert list(row) == ["id", "title", "context", "question", "answers"]
-    assert 60 <= len(row["context"].split()) <= 120
-    assert row["context"] == row["context"].strip()
-    assert row["question"].endswith("?")
-    assert list(row["answers"]) == ["text", "answer_start"]
-    texts, starts = row["answers"]["text"], row["answers"]["answer_start"]
-    assert 1 <= len(texts) == len(starts)
-    for text, start in zip(texts, starts, strict=True):
-        assert text == text.strip()
-        assert row["context"][start : start + len(text)] == text
-        assert row["context"].count(text) == 1  # so that the span meant is the only one
+def faults(row: dict[str, Any]) -> list[str]:
+    """What is wrong with a row."""
+    context, question, texts, starts = row["context"], row["question"], row["answers"]["text"], row["answers"]["answer_start"]
+    rules = {
+        "columns": list(row) == ["id", "title", "context", "question", "answers"],
+        "60 to 120 words": 60 <= len(context.split()) <= 120,
+        "no outer space": all(text == text.strip() for text in (context, question, *texts)),
+        "a question": question.endswith("?"),
+        "answers": 1 <= len(texts) == len(starts),
+        "exact spans": all(context[start : start + len(text)] == text for text, start in zip(texts, starts, strict=False)),
+        "one occurrence": all(context.count(text) == 1 for text in texts),
+    }
+    return [f"{row['id']}: {rule}" for rule, holds in rules.items() if not holds]
+
+
+def test_every_row() -> None:
+    assert [fault for row in [*TRAIN, *VALIDATION] for fault in faults(row)] == []
+
+
+def test_a_wrong_row_would_be_found() -> None:
+    row = TRAIN[0]
+    shifted = row | {"answers": row["answers"] | {"answer_start": [row["answers"]["answer_start"][0] + 1]}}
+    assert faults(shifted) == [f"{row['id']}: exact spans"]
+    assert faults(row | {"question": "Who"}) == [f"{row['id']}: a question"]
 
 
 def test_size() -> None:

@@ -62,7 +62,7 @@ def test_the_newest_is_served(tmp_path: Path) -> None:
 
 def test_a_missing_model_names_the_command_that_makes_it() -> None:
     for ask in (TrigenModel("llm").resolve, TrigenModel("llm").to_info):
-        with pytest.raises(NotFound, match=r"no trigen-llm in the model store: `python train.py"):
+        with pytest.raises(NotFound, match=r"no trigen-llm in the model store: `make serve`"):
             ask()
 
 

@@ -36,6 +36,8 @@ def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
         (["--epochs", "0"], "must be above 0"),
         (["--max-minutes", "-1"], "must be above 0"),
         (["--only", "gpt"], "bigram"),
+        (["--only"], "at least one"),
+        (["--seed", "-1"], "0 or more"),
         (["--batch-tokens", "100"], "must hold one row"),
         (["--learning_rte", "1"], "learning"),
     ],

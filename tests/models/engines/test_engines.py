@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import time
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
@@ -102,6 +103,30 @@ def test_closing_the_iterator_stops_the_request_and_no_other(engine: Engine) -> 
     assert len(asyncio.run(collect(engine.stream("The", SamplingParams(3))))) == 3
 
 
+def test_what_is_left_behind_is_not_computed(artifact: Path) -> None:
+    engine = build("openvino", artifact)
+    assert isinstance(engine, OpenVINOEngine)
+
+    async def leave() -> None:
+        streams = [engine.stream("The", SamplingParams(700, temperature=0)) for _ in range(4)]
+        for stream in streams:
+            await anext(stream)
+        for stream in streams:
+            await stream.aclose()
+        deadline = time.monotonic() + 5
+        while engine._pipeline.has_non_finished_requests():
+            assert time.monotonic() < deadline, "the engine still works for requests that were closed"
+            await asyncio.sleep(0.01)
+
+    began = time.monotonic()
+    asyncio.run(leave())
+    left_after = time.monotonic() - began
+    began = time.monotonic()
+    asyncio.run(collect(engine.stream("The", SamplingParams(700, temperature=0))))
+    assert left_after < time.monotonic() - began  # less than one of the four takes to its end
+    engine.close()
+
+
 def test_a_prompt_that_does_not_fit_is_refused_and_one_that_just_fits_is_not(engine: Engine) -> None:
     with pytest.raises(PromptTooLong, match="exceeds the model's context of 768"):
         asyncio.run(collect(engine.stream("x" * 4000, SamplingParams(1))))
@@ -143,9 +168,14 @@ def test_a_failure_in_the_engines_thread_reaches_every_waiting_request(artifact:
     assert [str(result) for result in results] == ["the engine has failed: out of memory"] * 2
 
 
-def test_the_default_engine_on_a_cpu_is_openvino(artifact: Path) -> None:
+def test_the_default_engine_is_that_of_the_device(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.engines._has_cuda", lambda: False)
     engine = load_engine(artifact)
-    assert type(engine).__name__ in ("OpenVINOEngine", "TransformersEngine")
+    assert isinstance(engine, OpenVINOEngine)
+    engine.close()
+    monkeypatch.setattr("models.engines._has_cuda", lambda: True)
+    engine = load_engine(artifact)
+    assert isinstance(engine, TransformersEngine)
     engine.close()
     with pytest.raises(ValueError, match="use auto, openvino or transformers"):
         load_engine(artifact, "tensorrt")
