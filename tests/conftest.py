@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,10 +102,9 @@ class Server:
     log: Path
 
 
-@pytest.fixture(scope="session")
-def server(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The real service, from a bare `bentoml serve` in the project's root."""
-    log = tmp_path_factory.mktemp("server") / "log"
+@contextmanager
+def serve(trained: Trained, log: Path, **environment: str) -> Iterator[Server]:
+    """The real service on a port of its own, from a bare `bentoml serve` in the project's root."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -114,7 +114,7 @@ def server(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         process = subprocess.Popen(
             [bentoml, "serve", "--host", "127.0.0.1", "--port", str(port)],
             cwd=PROJECT,
-            env=trained.environment(),
+            env=trained.environment() | environment,
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -126,6 +126,13 @@ def server(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def server(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for all tests that need no settings of their own."""
+    with serve(trained, tmp_path_factory.mktemp("server") / "log") as running:
+        yield running
 
 
 def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path, seconds: float = 60) -> None:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.conftest import Server, Trained, run
+from tests.conftest import Server, Trained, run, serve
 
 GENERATORS = ["/generate_text", "/generate_with_rnn", "/generate_with_llm"]
 CONTEXT = "The lighthouse was built in 1889 by Anna Berg. It stands on the northern cape."
@@ -205,6 +205,18 @@ def test_a_client_that_leaves_stops_the_work_and_the_service_goes_on(server: Ser
         assert time.monotonic() < deadline, "the service has not noticed that its client left"
         time.sleep(0.1)
     assert post(server, "/generate_with_rnn", SEED_BODY).status_code == 200
+
+
+def test_what_is_not_answered_in_time_is_given_up(trained: Trained, tmp_path: Path) -> None:
+    body = {"start_word": "a " * 2000, "length": 512}
+    with serve(trained, tmp_path / "log", TRIGEN_TIMEOUT_SECONDS="1") as hurried, ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: post(hurried, "/generate_with_rnn", body), range(16)))
+        late = [answer for answer in answers if answer.status_code != 200]
+        assert late
+        for answer in late:
+            check_problem(answer, 504)
+        assert post(hurried, "/generate_with_rnn", SEED_BODY).status_code == 200
+        assert "Traceback" not in hurried.log.read_text()
 
 
 def test_unknown_routes_and_methods(server: Server) -> None:
