@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from training.batching import Batch, LengthBatchSampler, collate, encode_rows
-from training.errors import TrainingError
+from training.errors import TrainingError, first_line
 
 COLUMNS = {"context", "question", "answers"}
 SCHEMA = "expected SQuAD's schema: context (text), question (text), answers {text: [text, …]}"
@@ -73,7 +73,7 @@ def load_splits(source: str) -> Splits:
         raise
     except Exception as error:  # datasets raises what its file readers and the Hub's client raise
         raise TrainingError(
-            f"data set {source} cannot be loaded ({_first_line(error)}): give --dataset a Hub id that can be reached, or a local "
+            f"data set {source} cannot be loaded ({first_line(error)}): give --dataset a Hub id that can be reached, or a local "
             f"directory or file; {SCHEMA}; or run --preset quickstart, which needs no Hub"
         ) from error
     train = splits.get("train")
@@ -85,10 +85,6 @@ def load_splits(source: str) -> Splits:
         train, test = _hold_out(train, source)
     _check(test, source, "test")
     return Splits(train, test)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _check(split: Dataset, source: str, name: str) -> None:

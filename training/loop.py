@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from training.batching import Batch, LengthBatchSampler
 from training.device import choose_device
-from training.errors import TrainingError
+from training.errors import TrainingError, first_line
 
 WARM_UP = 0.05
 """Share of the training in which the learning rate rises."""
@@ -27,9 +27,8 @@ def load_base(source: str, max_length: int) -> tuple[PreTrainedModel, PreTrained
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     except Exception as error:  # each broken file, unknown architecture and absent Hub raises its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise TrainingError(
-            f"base model {source} cannot be loaded ({reason}): give --base-model a Hub id that can be reached or a local "
+            f"base model {source} cannot be loaded ({first_line(error)}): give --base-model a Hub id that can be reached or a local "
             "directory of a causal LM, or run --preset quickstart, which needs no Hub"
         ) from error
     if (longest := getattr(model.config, "max_position_embeddings", max_length)) < max_length:
