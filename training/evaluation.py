@@ -1,37 +1,70 @@
-"""Exact match and F1 of the fine-tuned LLM, asked as the service asks it: the same engine, weights and template."""
+"""What the fine-tuned LLM answers, asked as the service asks it: the same engine, weights and template."""
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset
 from torchmetrics.text import SQuAD
 from tqdm import tqdm
 
-from models.llm import LLM, Answer
+from models.base import SamplingParams
+from models.llm import LLM
 from training.data import Row, eval_loader
 
+LENGTH = 64
+"""Tokens of an answer at most."""
 
-def evaluate(model: LLM, rows: Dataset) -> dict[str, Any]:
-    """EM and F1 in percent over all references of each row (the official SQuAD v1.1 measure), and the share of answers
-    that are spans of their context.
+
+@dataclass(frozen=True)
+class Reply:
+    """What came to a question."""
+
+    text: str
+    ended: bool
+    """Whether the model ended it before the limit."""
+
+
+def evaluate(model: LLM, rows: Dataset, with_context: bool = True) -> dict[str, Any]:
+    """EM and F1 in percent over all references of each row (the official SQuAD v1.1 measure), the share of answers that are spans
+    of their context, of those that ended before the limit, and their mean length in words.
     """
-    return asyncio.run(_evaluate(model, rows))
+    return asyncio.run(_evaluate(model, rows, with_context))
 
 
-async def _evaluate(model: LLM, rows: Dataset) -> dict[str, Any]:
-    measure, spans, count = SQuAD(), 0, 0
-    loader = eval_loader(rows)
-    with tqdm(total=len(rows), desc="evaluating", unit="question") as bar:
-        for batch in loader:
-            answers = await asyncio.gather(*(_answer(model, row) for row in batch))
-            for row, answer in zip(batch, answers, strict=True):
+def show_answers(model: LLM, rows: Dataset) -> list[dict[str, Any]]:
+    """Each question with the references and the model's answer, with the context and without: to look at."""
+
+    async def both(row: Row) -> dict[str, Any]:
+        inside, outside = await asyncio.gather(_reply(model, row, True), _reply(model, row, False))
+        return {
+            "question": row["question"], "references": sorted(set(row["answers"]["text"])),
+            "answer": inside.text, "without_context": outside.text,
+        }  # fmt: skip
+
+    async def every() -> list[dict[str, Any]]:
+        return await asyncio.gather(*(both(row) for row in rows))
+
+    return asyncio.run(every())
+
+
+async def _evaluate(model: LLM, rows: Dataset, with_context: bool) -> dict[str, Any]:
+    measure = SQuAD(sync_on_compute=False)  # the other processes do not evaluate
+    spans, ended, words, count = 0, 0, 0, 0
+    description = "evaluating" if with_context else "evaluating without contexts"
+    with tqdm(total=len(rows), desc=description, unit="question") as bar:
+        for batch in eval_loader(rows):
+            replies = await asyncio.gather(*(_reply(model, row, with_context) for row in batch))
+            for row, reply in zip(batch, replies, strict=True):
                 id = str(count)
                 measure.update(
-                    {"id": id, "prediction_text": answer.answer},
+                    {"id": id, "prediction_text": reply.text},
                     {"id": id, "answers": {"text": row["answers"]["text"], "answer_start": [0] * len(row["answers"]["text"])}},
                 )
                 count += 1
-                spans += answer.start is not None
+                spans += bool(reply.text) and reply.text in row["context"]
+                ended += reply.ended
+                words += len(reply.text.split())
             bar.update(len(batch))
             bar.set_postfix({name: f"{float(value):.1f}" for name, value in measure.compute().items()})
     result = measure.compute()
@@ -40,8 +73,15 @@ async def _evaluate(model: LLM, rows: Dataset) -> dict[str, Any]:
         "f1": float(result["f1"]),
         "questions": count,
         "span_share": spans / count,
+        "ended_share": ended / count,
+        "mean_answer_words": words / count,
     }
 
 
-async def _answer(model: LLM, row: Row) -> Answer:
-    return await model.answer(row["question"], row["context"])
+async def _reply(model: LLM, row: Row, with_context: bool) -> Reply:
+    tokens = model.ask(row["question"], row["context"] if with_context else None, SamplingParams(LENGTH, temperature=0))
+    text, ended = "", False
+    async for token in tokens:
+        text += token.text
+        ended = token.finish_reason == "stop"
+    return Reply(text.strip(), ended)

@@ -1,66 +1,59 @@
-"""The fine-tuning loop: bf16 autocast, the head on supervised positions alone, AdamW, warm-up and linear decay."""
+"""The fine-tuning loop: read `FineTuning.run` first.
 
-import itertools
+Every process computes its parts of each optimizer step; which sequences are in a step, and what divides its loss, depends on the
+seed and the epoch alone, so that any number of processes takes the same steps within rounding.
+"""
+
+import math
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from training.batching import Batch, LengthBatchSampler
-from training.device import choose_device
-from training.errors import TrainingError, first_line
+from training.attention import attention_mask, choose_attention
+from training.batching import Batch, MicroBatches, StepSampler, collate
+from training.checkpoint import read_state, save_checkpoint
+from training.config import Config
+from training.interruption import Interrupted, Interruption
+from training.records import Records
 
 WARM_UP = 0.05
 """Share of the training in which the learning rate rises."""
+BAR = "{desc} {percentage:3.0f}%|{bar}| {remaining} left{postfix}"
 
 
-def load_base(source: str, max_length: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal LM in fp32 and its tokenizer, from a Hub id or a directory. Raises TrainingError where it is out of reach, does
-    not hold rows of `max_length` tokens, or could not learn to end a text.
+class SupervisedLoss(torch.nn.Module):
+    """A causal LM and its weighted cross-entropy over the supervised tokens, summed.
+
+    They are a few percent of SQuAD's tokens and the head a third of GPT-2's work, so their hidden states are selected before the head.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    except Exception as error:  # each broken file, unknown architecture and absent Hub raises its own
-        raise TrainingError(
-            f"base model {source} cannot be loaded ({first_line(error)}): give --base-model a Hub id that can be reached or a local "
-            "directory of a causal LM, or run --preset quickstart, which needs no Hub"
-        ) from error
-    if (longest := getattr(model.config, "max_position_embeddings", max_length)) < max_length:
-        raise TrainingError(f"base model {source} reads {longest} tokens at most: give --max-length no more")
-    if tokenizer.eos_token_id is None:
-        raise TrainingError(f"base model {source}: its tokenizer has no token that ends a text, so it could not learn to stop")
-    return _without_waste(model), tokenizer
 
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
 
-def _without_waste(model: PreTrainedModel) -> PreTrainedModel:
-    # GPT-2's gelu_new is gelu_pytorch_tanh written out; the latter is one fused kernel. Attention dropout takes SDPA off
-    # its fast path on a CPU.
-    if getattr(model.config, "activation_function", None) == "gelu_new":
-        model.config.activation_function = "gelu_pytorch_tanh"
-        for module in model.modules():
-            for name, child in module.named_children():
-                if type(child).__name__ == "NewGELUActivation":
-                    setattr(module, name, torch.nn.GELU(approximate="tanh"))
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    return model
-
-
-def supervised_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """Mean cross-entropy over the supervised tokens.
-
-    They are about 3 % of SQuAD's tokens and the head a third of GPT-2's work, so their hidden states are selected before the head.
-    """
-    hidden = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
-    logits = model.get_output_embeddings()(hidden.flatten(0, 1)[batch.positions])
-    return cross_entropy(logits.float(), batch.targets)
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """The sum of weight × nats over the batch's supervised tokens, a float32 scalar."""
+        segmented = (
+            {"position_ids": batch.position_ids, "attention_mask": attention_mask(self.model, batch.segments)}
+            if batch.segments is not None
+            else {}
+        )
+        hidden = self.model.base_model(input_ids=batch.input_ids, use_cache=False, **segmented).last_hidden_state
+        logits = self.model.get_output_embeddings()(hidden.flatten(0, 1)[batch.predictors])
+        return (cross_entropy(logits.float(), batch.targets, reduction="none") * batch.weights).sum()
 
 
 def learning_rate(peak: float, progress: float) -> float:
@@ -70,15 +63,25 @@ def learning_rate(peak: float, progress: float) -> float:
 
 @dataclass
 class Progress:
-    """What the loop has done so far."""
+    """What the loop has done so far: all that a checkpoint holds besides tensors."""
 
+    epoch: int = 0
+    position: int = 0
+    """Steps done of this epoch."""
     steps: int = 0
     rows: int = 0
+    """Questions with their contexts."""
     tokens: int = 0
-    """Padding not counted."""
+    """Computed, padding not counted; a context that questions share counts once."""
     seconds: float = 0.0
+    """Of training: evaluations and checkpoints are not counted."""
     loss: float = 0.0
     """Exponential moving average over about ten steps, in nats per supervised token."""
+    validations: int = 0
+    best: dict[str, Any] = field(default_factory=dict)
+    """The scores of the best validation so far; empty before the first."""
+    stale: int = 0
+    """Validations since then."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -87,53 +90,145 @@ class Progress:
 
     def describe(self) -> dict[str, Any]:
         """For metrics and metadata."""
-        return {**asdict(self), "tokens_per_second": self.tokens_per_second}
+        names = ("steps", "rows", "tokens", "seconds", "loss")
+        return {name: getattr(self, name) for name in names} | {"tokens_per_second": self.tokens_per_second}
 
 
-def fine_tune(
-    model: PreTrainedModel,
-    loader: DataLoader[Batch],
-    sampler: LengthBatchSampler,
-    *,
-    epochs: int,
-    seconds: float | None,
-    peak_rate: float,
-) -> Progress:
-    """Train `model` in place for `epochs`, or until `seconds` are over; the schedule follows whichever comes first."""
-    device, bf16, _ = choose_device()
-    model.train()
-    model.to(device)  # type: ignore[arg-type]  # transformers wraps `to` without its type
+class FineTuning:
+    """Trains `model` in place for `config.epochs` or `max_steps`, or until `seconds` are over; the schedule follows what comes first.
+
+    `validate` is called by the main process `config.validations` times, evenly spread, with the count so far, and returns scores, `f1`
+    among them.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        sequences: Dataset,
+        config: Config,
+        seconds: float | None,
+        accelerator: Accelerator,
+        records: Records,
+        checkpoints: Path,
+        validate: Callable[[Progress], dict[str, Any]],
+    ) -> None:
+        self.model, self.config, self.seconds, self.validate = model, config, seconds, validate
+        self.accelerator, self.records, self.checkpoints = accelerator, records, checkpoints
+        choose_attention(model, accelerator.device, accelerator.mixed_precision == "bf16")
+        if accelerator.device.type == "cuda":  # by block: a whole model would want a dense mask and compile for minutes
+            for block in blocks(model):
+                block.compile(dynamic=True)
+        model.to(accelerator.device)
+        self.objective, self.optimizer = accelerator.prepare(SupervisedLoss(model), build_optimizer(model))
+        self.sampler = StepSampler(sequences["length"], config.batch_tokens, config.seed)
+        self.sequences = sequences.with_format("numpy")
+        self.weights, self.questions = np.asarray(sequences["supervised"]), np.asarray(sequences["questions"])
+        steps = self.sampler.count(config.epochs)
+        self.total = min(steps, config.max_steps or steps)
+        self.done, self.saved = Progress(), 0.0
+
+    def resume(self, checkpoint: Path) -> None:
+        """Go on from a checkpoint as if nothing had happened."""
+        self.accelerator.load_state(str(checkpoint))
+        self.done = Progress(**read_state(checkpoint))
+        self.saved = self.done.seconds
+        self.records.cut(self.done.steps, self.done.validations)
+
+    def run(self, interruption: Interruption) -> Progress:
+        """Train to the end. Raises `Interrupted`, after a checkpoint, where a signal asked for it."""
+        done, steps = self.done, self._steps()
+        self.objective.train()
+        bar = tqdm(total=1.0, initial=self.reached, desc="fine-tuning", bar_format=BAR, disable=not self.accelerator.is_main_process)
+        with bar, interruption.deferred():
+            while True:
+                while done.validations < math.floor(self.config.validations * self.reached):
+                    self.save()
+                    with interruption.immediate():
+                        self._validate()
+                if self.reached >= 1 or (self.config.early_stop and done.stale >= self.config.early_stop):
+                    break
+                asked = self._step(*next(steps), interruption)
+                if asked or done.seconds - self.saved > 60 * self.config.checkpoint_minutes:
+                    self.save()
+                if asked:
+                    raise Interrupted(asked, saved=True)
+                bar.set_postfix_str(f"step {done.steps}, loss {done.loss:.3f}, {done.tokens_per_second:,.0f} tokens/s", refresh=False)
+                bar.update(self.reached - bar.n)
+            self.save()
+        return done
+
+    @property
+    def reached(self) -> float:
+        """The share of the training that is done: of its steps or of its time, whichever is more."""
+        return min(1.0, max(self.done.steps / self.total, self.done.seconds / self.seconds if self.seconds else 0.0))
+
+    def save(self) -> None:
+        """Write a checkpoint, unless this step has one."""
+        save_checkpoint(self.checkpoints, self.accelerator, self.done.steps, asdict(self.done))
+        self.saved = self.done.seconds
+
+    def _steps(self) -> Iterator[tuple[list[int], list[Batch]]]:
+        """The sequences of each step, and the batches of them that this process computes, from where `done` stands."""
+        accelerator, done = self.accelerator, self.done
+        parts = MicroBatches(self.sampler, self.config.micro_tokens, accelerator.process_index, accelerator.num_processes)
+        # Its own generator: a new iterator draws from it, which a resumed run has one more of.
+        loader: DataLoader[Batch] = DataLoader(self.sequences, batch_sampler=parts, collate_fn=collate, generator=torch.Generator())
+        while True:
+            parts.epoch, parts.start = done.epoch, done.position
+            batches = iter(loader)
+            for step in self.sampler.steps(done.epoch)[done.position :]:
+                yield step, [next(batches) for _ in parts.parts(step)]
+            done.epoch, done.position = done.epoch + 1, 0
+
+    def _step(self, step: list[int], batches: list[Batch], interruption: Interruption) -> int:
+        """One optimizer step; returns the signal that any process was sent, or 0."""
+        began, accelerator, done = time.perf_counter(), self.accelerator, self.done
+        rate = learning_rate(self.config.learning_rate, max(self.reached, (done.steps + 1) / (self.total + 1)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        weight, own_loss = float(self.weights[step].sum()), 0.0
+        for batch in batches:
+            with nullcontext() if batch is batches[-1] else accelerator.no_sync(self.objective):
+                loss = self.objective(batch.to(accelerator.device)) / weight
+                own_loss += loss.item()
+                accelerator.backward(loss * accelerator.num_processes)  # their gradients are averaged
+        norm = accelerator.clip_grad_norm_(self.objective.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+        # What each process alone knows: its share of the loss and of the tokens, its clock, its signal.
+        own = [own_loss, sum(batch.tokens for batch in batches), time.perf_counter() - began, interruption.requested or 0]
+        every = accelerator.gather(torch.tensor([own], dtype=torch.float64, device=accelerator.device)).cpu()
+        loss_sum, tokens = every[:, :2].sum(0).tolist()
+        took, asked = every[:, 2:].amax(0).tolist()
+        done.steps, done.position = done.steps + 1, done.position + 1
+        done.rows += int(self.questions[step].sum())
+        done.tokens += int(tokens)
+        done.seconds += took
+        done.loss += (loss_sum - done.loss) / min(done.steps, 10)
+        numbers = {"loss": loss_sum, "learning_rate": rate, "gradient_norm": float(norm)}
+        self.records.log("train", done.steps, **numbers, tokens_per_second=tokens / took, seconds=took)
+        return int(asked)
+
+    def _validate(self) -> None:
+        done = self.done
+        scores = [self.validate(done) if self.accelerator.is_main_process else None]
+        result = broadcast_object_list(scores)[0]
+        done.validations += 1
+        if result["f1"] > done.best.get("f1", -1.0):
+            done.best, done.stale = result, 0
+        else:
+            done.stale += 1
+
+
+def build_optimizer(model: PreTrainedModel) -> torch.optim.AdamW:
+    """AdamW, fused; weight decay on matrices alone (embeddings among them), not on biases and norms."""
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
-    total, done, began = sampler.count(epochs), Progress(), time.perf_counter()
-    with tqdm(total=1.0, desc="fine-tuning", bar_format="{desc} {percentage:3.0f}%|{bar}| {remaining} left{postfix}") as bar:
-        for batch in itertools.chain.from_iterable(_epoch(loader, sampler, epoch) for epoch in range(epochs)):
-            progress = max((done.steps + 1) / (total + 1), done.seconds / seconds if seconds else 0.0)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(peak_rate, progress)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                loss = supervised_loss(model, batch.to(device))
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-            done.steps += 1
-            done.rows += len(batch.input_ids)
-            done.tokens += batch.tokens
-            done.loss += (loss.item() - done.loss) / min(done.steps, 10)
-            done.seconds = time.perf_counter() - began
-            reached = max(done.steps / total, done.seconds / seconds if seconds else 0.0)
-            bar.set_postfix_str(f"step {done.steps}, loss {done.loss:.3f}, {done.tokens_per_second:,.0f} tokens/s", refresh=False)
-            bar.update(min(reached, 1.0) - bar.n)
-            if reached >= 1:
-                break
-    model.eval()
-    return done
+    return torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
 
 
-def _epoch(loader: DataLoader[Batch], sampler: LengthBatchSampler, epoch: int) -> DataLoader[Batch]:
-    sampler.set_epoch(epoch)
-    return loader
+def blocks(model: PreTrainedModel) -> torch.nn.ModuleList:
+    """The transformer blocks."""
+    return next(child for child in model.base_model.children() if isinstance(child, torch.nn.ModuleList))

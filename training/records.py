@@ -1,66 +1,62 @@
-"""What a run says of itself: metadata for the store, and the summary at its end."""
+"""What a run writes down as it goes: `metrics.jsonl`, and TensorBoard's curves."""
 
-import dataclasses
-import importlib.metadata
 import json
-import logging
-import subprocess
 from pathlib import Path
 from typing import Any
 
-import transformers
-
-from training.config import Config
-from training.data import Splits
-
-PACKAGES = ("bentoml", "datasets", "nncf", "numpy", "openvino-genai", "torch", "transformers")
+from torch.utils.tensorboard import SummaryWriter
 
 
-def quieten() -> None:
-    """Silence the progress bars and the tables of libraries that print while weights are read, written and compressed."""
-    transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("nncf").setLevel(logging.WARNING)
+class Records:
+    """The curves of a fine-tuning in `directory`. Only the main process writes."""
 
+    def __init__(self, directory: Path, writes: bool = True) -> None:
+        self.path, self.writes = directory / "metrics.jsonl", writes
+        self._board: SummaryWriter | None = None
+        if writes:
+            directory.mkdir(parents=True, exist_ok=True)
 
-def describe_run(config: Config, splits: Splits) -> dict[str, Any]:
-    """What the metadata of all three models have in common."""
-    effective = dataclasses.asdict(config) | {"output_dir": str(config.output_dir), "only": list(config.only)}
-    return {
-        "dataset": splits.describe() | {"source": name_of(config.dataset)},
-        "seed": config.seed,
-        "configuration": effective,
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "git_commit": _git_commit(),
-    }
+    def log(self, kind: str, step: int, **values: Any) -> None:
+        """Append a line to `metrics.jsonl`, and its numbers to TensorBoard as `kind/name`."""
+        if not self.writes:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": kind, "step": step} | values, ensure_ascii=False) + "\n")
+        board = self._open(step)
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                board.add_scalar(f"{kind}/{name}", value, step)
+            else:
+                board.add_text(f"{kind}/{name}", json.dumps(value, ensure_ascii=False, indent=2), step)
 
+    def _open(self, step: int) -> SummaryWriter:
+        if self._board is None:  # what an interrupted run drew beyond this step is hidden
+            self._board = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=step)
+        return self._board
 
-def name_of(source: str) -> str:
-    """A Hub id as it is; of a local path the last part, for the metadata is shown to clients."""
-    path = Path(source).expanduser()
-    return path.resolve().name if path.exists() else source
+    def read(self, kind: str) -> list[dict[str, Any]]:
+        """The lines of a kind so far."""
+        if not self.path.exists():
+            return []
+        lines = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+        return [line for line in lines if line["kind"] == kind]
 
+    def cut(self, steps: int, validations: int) -> None:
+        """Forget what came after a checkpoint: a resumed run writes it anew."""
+        if not self.writes or not self.path.exists():
+            return
+        kept, seen = [], 0
+        for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
+            if not line.endswith("\n"):  # the run was killed while it wrote
+                break
+            record = json.loads(line)
+            seen += record["kind"] == "validation"
+            later = record["kind"] == "test" or (record["kind"] == "validation" and seen > validations)
+            if record["step"] <= steps and not later:
+                kept.append(line)
+        self.path.write_text("".join(kept), encoding="utf-8")
 
-def _git_commit() -> str | None:
-    """The commit of the code that trains, with `+` where the tree has changes; None outside a checkout."""
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
-            cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return described.stdout.strip()
-
-
-def show(metrics: dict[str, dict[str, Any]], directory: Path) -> None:
-    """Print the scores, a line a model, and write them to `metrics.json`."""
-    (directory / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    for name, values in metrics.items():
-        if name == "llm":
-            print(
-                f"llm     EM {values['exact_match']:.1f}  F1 {values['f1']:.1f}  on {values['questions']} held-out questions; "
-                f"{100 * values['span_share']:.0f} % of the answers are spans; {values['rows']:,} rows in {values['seconds']:.0f} s, "
-                f"{values['tokens_per_second']:,.0f} tokens/s"
-            )
-        else:
-            print(f"{name:<7} perplexity {values['perplexity']:,.0f} per known word of held-out text; {values['seconds']:.1f} s")
+    def close(self) -> None:
+        """Write what TensorBoard still holds back."""
+        if self._board is not None:
+            self._board.close()

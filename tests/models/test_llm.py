@@ -29,6 +29,7 @@ class Scripted:
 def test_template() -> None:
     assert question_prompt(" Who? ", " It was she. ") == "Context: It was she.\nQuestion: Who?\nAnswer:"
     assert question_prompt("Who?") == question_prompt("Who?", " ") == "Question: Who?\nAnswer:"
+    assert question_prompt("Who?", "It was she.", "question-twice") == "Question: Who?\nContext: It was she.\nQuestion: Who?\nAnswer:"
     assert answer_text("she") == " she"
 
 

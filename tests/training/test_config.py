@@ -39,6 +39,9 @@ def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
         (["--only"], "at least one"),
         (["--seed", "-1"], "0 or more"),
         (["--batch-tokens", "100"], "must hold one row"),
+        (["--text-share", "1.5"], "from 0 to 1"),
+        (["--validations", "-1"], "0 or more"),
+        (["--prompt", "backwards"], "context-first"),
         (["--learning_rte", "1"], "learning"),
     ],
 )

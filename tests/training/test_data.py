@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from training.data import contexts, draw, eval_loader, load_splits
+from training.data import contexts, divide_contexts, draw, eval_loader, load_splits
 from training.errors import TrainingError
 
 ROW: dict[str, Any] = {
@@ -111,6 +111,16 @@ def test_draw_is_a_seeded_sample() -> None:
     one, again, other = draw(rows, 10, seed=1), draw(rows, 10, seed=1), draw(rows, 10, seed=2)
     assert one["id"] == again["id"] != other["id"]
     assert len(draw(rows, 10_000, seed=0)) == len(draw(rows, None, seed=0)) == len(rows)
+
+
+def test_contexts_are_divided_whole() -> None:
+    rows = load_splits(str(QUICKSTART)).train
+    taken, left = divide_contexts(rows, 100, seed=1)
+    assert 90 < len(taken) <= 100
+    assert len(taken) + len(left) == len(rows)
+    assert not set(taken["context"]) & set(left["context"])
+    assert taken["question"] == divide_contexts(rows, 100, seed=1)[0]["question"] != divide_contexts(rows, 100, seed=2)[0]["question"]
+    assert len(divide_contexts(rows, 10_000, seed=0)[1]) == 0
 
 
 def test_eval_loader_gives_answerable_rows(tmp_path: Path) -> None:

@@ -1,0 +1,65 @@
+"""Each choice of the fine-tuning against its alternatives, at the same budget of computed tokens: the tables of docs/fine-tuning.md.
+
+    python benchmarks/ablations.py --dataset DIR [NAME …]      a few minutes each; what runs/ablations holds already is not run again
+
+The budget is steps × tokens a step, not minutes, so that a busy machine changes no score.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+TOKENS = 40 * 2048
+REFERENCE = (
+    "--base-model smollm2 --only llm --no-register --validations 0 --eval-examples 300 "
+    "--learning-rate 1e-4 --batch-tokens 2048 --text-share 0.1 --text-weight 0.1 --context-free-share 0.1"
+)
+VARIANTS = {
+    "reference": "",
+    "context repeated": "--no-share-context",
+    "question twice": "--prompt question-twice",
+    "lr 5e-5": "--learning-rate 5e-5",
+    "lr 2e-4": "--learning-rate 2e-4",
+    "lr 4e-4": "--learning-rate 4e-4",
+    "batch 1024": "--batch-tokens 1024",
+    "batch 4096": "--batch-tokens 4096",
+    "prompt weight 0.02": "--prompt-weight 0.02",
+    "dropout 0.1": "--dropout 0.1",
+    "no mixture": "--text-share 0 --context-free-share 0",
+    "lr 2e-4, text 0.5": "--learning-rate 2e-4 --text-weight 0.5",
+    "the same, batch 1024": "--learning-rate 2e-4 --text-weight 0.5 --batch-tokens 1024",
+}
+
+
+def run(name: str, dataset: str) -> dict[str, float]:
+    """Train one variant, or read what an earlier call measured."""
+    output = PROJECT / "runs/ablations" / name.replace(" ", "-")
+    flags = VARIANTS[name].split()
+    batch = int(flags[flags.index("--batch-tokens") + 1]) if "--batch-tokens" in flags else 2048
+    if not (output / "metrics.json").exists() or "llm" not in json.loads((output / "metrics.json").read_text()):
+        command = [sys.executable, "train.py", *REFERENCE.split(), "--dataset", dataset, "--max-steps", str(TOKENS // batch), *flags]
+        subprocess.run([*command, "--output-dir", str(output)], cwd=PROJECT, check=True)
+    metrics: dict[str, float] = json.loads((output / "metrics.json").read_text())["llm"]
+    return metrics
+
+
+def main() -> None:
+    """Run the variants that are named, or all, and print a line of a table for each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(VARIANTS))
+    parser.add_argument("--dataset", default="rajpurkar/squad")
+    arguments = parser.parse_args()
+    measured = {name: run(name, arguments.dataset) for name in arguments.names or VARIANTS}
+    print("| variant | flags | questions | EM | F1 | bits per byte | tokens/s |\n|---|---|---|---|---|---|---|")
+    for name, values in measured.items():
+        print(
+            f"| {name} | `{VARIANTS[name]}` | {values['rows']:,} | {values['exact_match']:.1f} | {values['f1']:.1f} | "
+            f"{values['bits_per_byte']:.4f} | {values['tokens_per_second']:,.0f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

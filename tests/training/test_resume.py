@@ -1,0 +1,136 @@
+"""The real script, killed, interrupted, resumed, and run by two processes at once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import PROJECT, QUICKSTART, isolated_environment, run
+
+FLAGS = (
+    "--only llm --no-register --epochs 3 --max-steps 100 --max-length 512 --batch-tokens 1024 --learning-rate 1e-3 "
+    "--validations 2 --validation-examples 12 --eval-examples 12 --dropout 0.1"
+).split()
+TIMES = {"seconds", "tokens_per_second"}
+
+
+def command(tiny_base: Path, output: Path, *more: str) -> list[str]:
+    return ["train.py", "--base-model", str(tiny_base), "--dataset", str(QUICKSTART), "--output-dir", str(output), *FLAGS, *more]
+
+
+def metrics(output: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without the clock's."""
+    lines = (output / "fine-tuning/metrics.jsonl").read_text().splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name not in TIMES} for line in lines]
+
+
+def start(arguments: list[str], home: Path, log: Path) -> subprocess.Popen[bytes]:
+    with log.open("w") as file:
+        return subprocess.Popen(
+            [sys.executable, *arguments], cwd=PROJECT, env=isolated_environment(home), stdout=file, stderr=subprocess.STDOUT
+        )
+
+
+def wait_for_step(process: subprocess.Popen[bytes], output: Path, step: int, seconds: float = 120) -> None:
+    """Return when the run has logged `step`."""
+    path, deadline = output / "fine-tuning/metrics.jsonl", time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        if path.exists() and sum('"train"' in line for line in path.read_text().splitlines()) >= step:
+            return
+        time.sleep(0.01)
+    process.kill()
+    pytest.fail(f"step {step} was not reached: {path}")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("uninterrupted")
+    done = run(command(tiny_base, home / "out"), home)
+    assert done.returncode == 0, done.stderr
+    return home / "out"
+
+
+def assert_same(output: Path, expected: Path) -> None:
+    """Weights, optimizer, curves and scores, bit for bit."""
+    for file in ("llm/model.safetensors", "fine-tuning/checkpoints/last/model.safetensors", "fine-tuning/checkpoints/last/optimizer.bin"):
+        assert (output / file).read_bytes() == (expected / file).read_bytes(), file
+    assert metrics(output) == metrics(expected)
+
+
+def test_the_run_itself_leaves_what_people_look_at(uninterrupted: Path) -> None:
+    work = uninterrupted / "fine-tuning"
+    assert {path.name for path in work.iterdir()} >= {
+        "metrics.jsonl",
+        "tensorboard",
+        "report.md",
+        "loss.png",
+        "scores.png",
+        "best",
+        "checkpoints",
+    }
+    assert list((work / "tensorboard").glob("events.out.tfevents.*"))
+    assert (uninterrupted / "llm/report.md").read_bytes() == (work / "report.md").read_bytes()
+    assert (uninterrupted / "llm/loss.png").read_bytes().startswith(b"\x89PNG")
+    report = (work / "report.md").read_text()
+    for text in ("exact match", "bits per byte on held-out contexts", "| learning_rate | 0.001 |", "## The last validation's answers"):
+        assert text in report
+    kinds = [line["kind"] for line in metrics(uninterrupted)]
+    assert (kinds.count("base"), kinds.count("train"), kinds.count("validation"), kinds.count("test")) == (1, 100, 2, 1)
+    losses = [line["loss"] for line in metrics(uninterrupted) if line["kind"] == "train"]
+    assert sum(losses[-10:]) < sum(losses[:10])
+
+
+def test_killed_in_the_middle_of_an_epoch_it_resumes_bit_for_bit(uninterrupted: Path, tiny_base: Path, tmp_path: Path) -> None:
+    often = ("--checkpoint-minutes", "0.002")
+    process = start(command(tiny_base, tmp_path / "out", *often), tmp_path, tmp_path / "log")
+    wait_for_step(process, tmp_path / "out", 17)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list((tmp_path / "out/fine-tuning/checkpoints").glob("step-*"))
+    resumed = run(command(tiny_base, tmp_path / "out", "--resume"), tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on from" in resumed.stdout
+    assert_same(tmp_path / "out", uninterrupted)
+
+
+def test_after_sigterm_it_has_saved_and_ends_with_0_within_seconds(uninterrupted: Path, tiny_base: Path, tmp_path: Path) -> None:
+    process = start(command(tiny_base, tmp_path / "out"), tmp_path, tmp_path / "log")
+    wait_for_step(process, tmp_path / "out", 60)  # after the first validation
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    assert time.monotonic() - began < 10
+    log = (tmp_path / "log").read_text()
+    assert "the checkpoint is written, --resume goes on from it" in log
+    assert "Traceback" not in log
+    changed = run(command(tiny_base, tmp_path / "out", "--resume", "--seed", "1"), tmp_path)
+    assert changed.returncode == 2
+    assert "other settings (seed)" in changed.stderr
+    resumed = run(command(tiny_base, tmp_path / "out", "--resume"), tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same(tmp_path / "out", uninterrupted)
+
+
+def test_two_processes_take_the_steps_of_one(tiny_base: Path, tmp_path: Path) -> None:
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    more = ("--max-steps", "40", "--dropout", "0", "--validations", "1")
+    done = run(command(tiny_base, alone, *more), tmp_path)
+    assert done.returncode == 0, done.stderr
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = run([*launch, *command(tiny_base, together, *more)], tmp_path, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("going") == 0
+    assert done.stdout.count("test questions") == 1  # the main process speaks for both
+    one, two = ([line for line in metrics(output) if line["kind"] == "train"] for output in (alone, together))
+    assert len(one) == len(two) == 40
+    assert one != two  # they were two: their sums are rounded otherwise
+    for first, second in zip(one, two, strict=True):
+        assert second["loss"] == pytest.approx(first["loss"], rel=5e-3)
+        assert second["gradient_norm"] == pytest.approx(first["gradient_norm"], rel=5e-2)
+    assert os.path.samefile(together / "fine-tuning/checkpoints/last", together / "fine-tuning/checkpoints/step-00000040")

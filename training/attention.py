@@ -1,0 +1,74 @@
+"""Attention for training: which positions a token reads, and a kernel that is fast on a CPU.
+
+torch's fused attention on a CPU takes bf16 at a fraction of the matrix rate (its backward pass above all); at the lengths of questions and
+answers plain matrix products with a bf16 softmax are two to three times faster, and the scores they store are small.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.masking_utils import AttentionMaskInterface
+
+MATMUL = "trigen_matmul"
+
+
+def readable(segments: Tensor) -> Tensor:
+    """(rows, length) segments to the boolean mask (rows, 1, length, length): a token reads itself and what is before it in its own
+    segment, and, from segments above 0, what is shared (segment 0).
+    """
+    reader, read = segments[:, :, None], segments[:, None, :]
+    causal = torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool, device=segments.device).tril()
+    return (((reader == read) | ((reader > 0) & (read == 0))) & causal)[:, None]
+
+
+def matmul_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """Transformers' attention interface: (rows, heads, length, size) to (rows, length, heads, size), in bf16.
+
+    `attention_mask` is additive, (rows, heads, length, length) in bf16; None is causal. The softmax sums in fp32 and stores bf16.
+    """
+    rows, heads, length, size = query.shape
+    groups = heads // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    with torch.autocast(query.device.type, enabled=False):
+        query, key, value = (part.to(torch.bfloat16).reshape(rows * heads, length, size) for part in (query, key, value))
+        if attention_mask is None:
+            unreadable = torch.full((length, length), float("-inf"), dtype=torch.bfloat16, device=query.device).triu(1)
+            bias = unreadable.expand(rows * heads, length, length)
+        else:
+            bias = attention_mask.view(rows * heads, length, length)
+        scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=size**-0.5 if scaling is None else scaling)
+        probabilities = nn.functional.dropout(torch.softmax(scores, -1), dropout, module.training)
+        mixed = probabilities @ value
+    return mixed.view(rows, heads, length, size).transpose(1, 2), None
+
+
+def _no_mask(*_: object, **__: object) -> None:
+    return None
+
+
+def choose_attention(model: PreTrainedModel, device: torch.device, bf16: bool) -> None:
+    """Let `model` attend by matrix products where that is faster, on a CPU in bf16, else by torch's fused attention."""
+    AttentionInterface.register(MATMUL, matmul_attention)
+    AttentionMaskInterface.register(MATMUL, _no_mask)
+    model.set_attn_implementation(MATMUL if bf16 and device.type == "cpu" else "sdpa")
+
+
+def attention_mask(model: PreTrainedModel, segments: Tensor | None) -> Tensor | None:
+    """The mask for `segments` as `model`'s attention wants it: boolean for torch's, additive and per head for `matmul_attention`."""
+    if segments is None:
+        return None
+    mask = readable(segments)
+    if model.config._attn_implementation != MATMUL:
+        return mask
+    bias = torch.zeros(mask.shape, dtype=torch.bfloat16, device=mask.device).masked_fill_(~mask, float("-inf"))
+    return bias.expand(-1, model.config.num_attention_heads, -1, -1).contiguous()

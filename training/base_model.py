@@ -1,0 +1,54 @@
+"""The base model as it is trained: loaded, checked, and relieved of what costs time and gives nothing."""
+
+import inspect
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from training.errors import TrainingError, first_line
+
+
+def load_base(source: str, max_length: int, dropout: float = 0.0) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal LM in fp32 and its tokenizer, from a Hub id or a directory. Raises TrainingError where it is out of reach, does
+    not hold rows of `max_length` tokens, or could not learn to end a text.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    except Exception as error:  # each broken file, unknown architecture and absent Hub raises its own
+        raise TrainingError(
+            f"base model {source} cannot be loaded ({first_line(error)}): give --base-model a Hub id that can be reached or a local "
+            "directory of a causal LM, or run --preset quickstart, which needs no Hub"
+        ) from error
+    if (longest := getattr(model.config, "max_position_embeddings", max_length)) < max_length:
+        raise TrainingError(f"base model {source} reads {longest} tokens at most: give --max-length no more")
+    if tokenizer.eos_token_id is None:
+        raise TrainingError(f"base model {source}: its tokenizer has no token that ends a text, so it could not learn to stop")
+    _set_dropout(model, dropout)
+    return _with_fused_gelu(model), tokenizer
+
+
+def takes_segments(model: PreTrainedModel) -> bool:
+    """Whether questions can share their context: the architecture must take positions, and a mask for all of its layers."""
+    config = model.config
+    windowed = getattr(config, "sliding_window", None) or len(set(getattr(config, "layer_types", None) or ["full_attention"])) > 1
+    return model._supports_sdpa and not windowed and "position_ids" in inspect.signature(model.base_model.forward).parameters
+
+
+def _with_fused_gelu(model: PreTrainedModel) -> PreTrainedModel:
+    # GPT-2's gelu_new is gelu_pytorch_tanh written out; the latter is one fused kernel.
+    if getattr(model.config, "activation_function", None) == "gelu_new":
+        model.config.activation_function = "gelu_pytorch_tanh"
+        for module in model.modules():
+            for name, child in module.named_children():
+                if type(child).__name__ == "NewGELUActivation":
+                    setattr(module, name, torch.nn.GELU(approximate="tanh"))
+    return model
+
+
+def _set_dropout(model: PreTrainedModel, share: float) -> None:
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = share
+        if isinstance(getattr(module, "attention_dropout", None), float):  # Llama's attention; GPT-2's is a module
+            setattr(module, "attention_dropout", share)  # noqa: B010

@@ -1,0 +1,151 @@
+"""The LLM from a base model and a data set to its artifact: encode, fine-tune, validate, export, evaluate, report."""
+
+import copy
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from models.llm import LLM, SETTINGS, document_start
+from training.base_model import takes_segments
+from training.bits_per_byte import bits_per_byte
+from training.checkpoint import newest_checkpoint
+from training.config import Config
+from training.data import Splits, contexts, divide_contexts, draw
+from training.encoding import Recipe, encode
+from training.errors import TrainingError
+from training.evaluation import evaluate, show_answers
+from training.export import export_openvino
+from training.interruption import Interruption
+from training.loop import FineTuning, Progress
+from training.records import Records
+from training.report import write_report
+from training.run import FINE_TUNING, settings
+
+SHOWN = 5
+"""Fixed questions whose answers each validation shows."""
+PLAIN_TEXTS, CONTEXT_FREE = 100, 200
+"""Test contexts that bits per byte are measured on, and test questions that are asked without their context too."""
+
+
+def fit_llm(
+    base: tuple[PreTrainedModel, PreTrainedTokenizerBase],
+    splits: Splits,
+    directory: Path,
+    seconds: float | None,
+    config: Config,
+    accelerator: Accelerator,
+    interruption: Interruption,
+) -> dict[str, Any]:
+    """Fine-tune within `seconds` or the epochs, and put the best validation's weights (without validations, the last) in bf16 and as
+    the CPU engine's IR into `directory`, with the report. Returns the scores on test questions, asked of what this machine would serve:
+    int8 on a CPU, bf16 on a GPU; the metrics name the engine. Processes other than the main one get an empty dict.
+    """
+    model, tokenizer = base
+    work = config.output_dir / FINE_TUNING
+    train, held_out = splits.train, splits.train
+    if config.validations:
+        held_out, train = divide_contexts(train, config.validation_examples, config.seed)
+        if not len(train):
+            raise TrainingError("every context would be held out for validation: give fewer --validation-examples, or --validations 0")
+    if config.max_train_examples:
+        train, _ = divide_contexts(train, config.max_train_examples, config.seed)
+    with accelerator.main_process_first():  # the others read its cache
+        sequences = encode(train, tokenizer, recipe(config, takes_segments(model)))
+    records = Records(work, accelerator.is_main_process)
+    torch.manual_seed(config.seed + accelerator.process_index)
+    test, texts = draw(splits.test, config.eval_examples, config.seed), contexts(draw(splits.test, None, config.seed))[:PLAIN_TEXTS]
+    autocast = accelerator.mixed_precision == "bf16"
+    if accelerator.is_main_process and not records.read("base"):
+        model.to(accelerator.device)
+        records.log("base", 0, bits_per_byte=bits_per_byte(model, tokenizer, texts, config.max_length, autocast))
+
+    def validate(done: Progress) -> dict[str, Any]:
+        candidate = work / "candidate"
+        save_artifact(model, tokenizer, candidate, config)
+        with loaded(candidate) as llm:
+            scores = evaluate(llm, held_out) | {"answers": show_answers(llm, _first(held_out, SHOWN))}
+        records.log("validation", done.steps, **scores)
+        _print_validation(done, scores)
+        if scores["f1"] > done.best.get("f1", -1.0):
+            shutil.rmtree(work / "best", ignore_errors=True)
+            candidate.rename(work / "best")
+        return {"step": done.steps, "exact_match": scores["exact_match"], "f1": scores["f1"]}
+
+    tuning = FineTuning(model, sequences, config, seconds, accelerator, records, work / "checkpoints", validate)
+    if config.resume and (checkpoint := newest_checkpoint(work / "checkpoints")):
+        tuning.resume(checkpoint)
+        if accelerator.is_main_process:
+            print(f"going on from {checkpoint}: step {tuning.done.steps} of {tuning.total:,} at most", flush=True)
+    done = tuning.run(interruption)
+    accelerator.wait_for_everyone()
+    if not accelerator.is_main_process:
+        return {}
+
+    if config.validations:
+        shutil.copytree(work / "best", directory, dirs_exist_ok=True)
+    else:
+        save_artifact(model, tokenizer, directory, config)
+    tuned = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).to(accelerator.device)
+    metrics = done.describe() | {
+        "best_validation": done.best or None,
+        "bits_per_byte": bits_per_byte(tuned, tokenizer, texts, config.max_length, autocast),
+        "base_bits_per_byte": records.read("base")[0]["bits_per_byte"],
+    }
+    del tuned
+    with loaded(directory) as llm:
+        metrics |= {"engine": type(llm.engine).__name__} | evaluate(llm, test)
+        metrics["without_context"] = evaluate(llm, _first(test, CONTEXT_FREE), with_context=False)
+    records.log("test", done.steps, **metrics)
+    records.close()
+    write_report(work, records, settings(config), metrics)
+    for path in (*work.glob("report.md"), *work.glob("*.png")):
+        shutil.copy(path, directory)
+    return metrics
+
+
+def recipe(config: Config, segments: bool = True) -> Recipe:
+    """What `config` makes of the data; without `segments` each question has its context for itself."""
+    names = [field.name for field in dataclasses.fields(Recipe) if field.name not in ("order", "share_context")]
+    return Recipe(order=config.prompt, share_context=config.share_context and segments, **{name: getattr(config, name) for name in names})
+
+
+def save_artifact(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, config: Config) -> None:
+    """Write what the store holds: the Hugging Face directory in bf16, `trigen.json`, and the CPU engine's IR."""
+    shutil.rmtree(directory, ignore_errors=True)
+    model = copy.deepcopy(model).bfloat16()
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    ours = {"document_start": document_start(tokenizer), "prompt_order": config.prompt}
+    (directory / SETTINGS).write_text(json.dumps(ours) + "\n")
+    print("exporting for the CPU engine …", flush=True)
+    export_openvino(directory, directory / "openvino")
+
+
+@contextmanager
+def loaded(directory: Path) -> Iterator[LLM]:
+    """The artifact behind the engine that serves it here."""
+    llm = LLM.load(directory)
+    try:
+        yield llm
+    finally:
+        llm.close()
+
+
+def _first(rows: Dataset, count: int) -> Dataset:
+    return rows.select(range(min(count, len(rows))))
+
+
+def _print_validation(done: Progress, scores: dict[str, Any]) -> None:
+    print(f"\nstep {done.steps}: EM {scores['exact_match']:.1f}  F1 {scores['f1']:.1f} on {scores['questions']} validation questions")
+    for shown in scores["answers"]:
+        print(f"  {shown['question']}\n    {shown['answer']!r}, expected {' or '.join(map(repr, shown['references']))}", flush=True)
