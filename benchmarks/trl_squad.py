@@ -1,7 +1,7 @@
 """What TRL's SFTTrainer reaches in the same minutes: `python -m benchmarks.trl_squad --base-model DIR --dataset DIR --minutes 20`.
 
-Its best configuration for this task (benchmarks/peers.py) on the same rows with the same template; the learning rate rises and falls over the
-steps that fit into the minutes, which two steps beforehand tell. Evaluated as train.py evaluates: the same test questions, the same engine.
+Its best configuration for this task (benchmarks/peers.py), the same rows and template; the learning rate rises and falls over the steps
+that fit into the minutes, which two steps beforehand tell. Evaluated as train.py evaluates: the same test questions, the same engine.
 """
 
 import argparse

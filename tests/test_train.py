@@ -57,7 +57,7 @@ def test_one_model_alone_without_registering_leaves_what_else_is_there(tmp_path:
     done = run(["train.py", *flags], tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("data set: data/quickstart\n")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["bigram", "metrics.json", "notes.txt"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["bigram", "config.json", "metrics.json", "notes.txt"]
     assert not (tmp_path / "out/bigram/old.txt").exists()
     assert not (tmp_path / "bentoml/models/trigen-bigram").exists()
 

@@ -53,7 +53,7 @@ class Config:
     """Evaluate on this many test questions, drawn by the seed; None takes all."""
     learning_rate: float = 2e-4
     """The fine-tuning's highest learning rate: reached after 5 % of the training, then falling linearly to zero."""
-    batch_tokens: int = 2048
+    batch_tokens: int = 1024
     """Tokens in one fine-tuning step at most, padding included, over all processes; sequences of like length go together."""
     micro_tokens: int = 8192
     """Tokens that a process computes at once at most: a larger step is accumulated. The result is the same; memory is not."""
@@ -119,7 +119,6 @@ PRESETS: dict[Preset, Config] = {
         max_minutes=3,
         max_train_examples=5000,
         eval_examples=200,
-        batch_tokens=1024,
         validations=0,
     ),
 }

@@ -10,6 +10,7 @@ matplotlib.use("Agg")  # no display is needed, and none is opened
 from matplotlib import pyplot as plt
 
 from training.records import Records
+from training.run import name_of
 
 
 def write_report(directory: Path, records: Records, configuration: dict[str, Any], metrics: dict[str, Any]) -> None:
@@ -19,7 +20,7 @@ def write_report(directory: Path, records: Records, configuration: dict[str, Any
     (directory / "report.md").write_text(
         "\n\n".join(
             [
-                f"# {configuration['base_model']} fine-tuned on {configuration['dataset']}",
+                f"# {name_of(configuration['base_model'])} fine-tuned on {name_of(configuration['dataset'])}",
                 _scores(metrics),
                 *(f"![{title}]({name}.png)" for name, title in plots.items()),
                 *([_validations(validations), _answers(validations[-1]["answers"])] if validations else []),
@@ -33,7 +34,7 @@ def write_report(directory: Path, records: Records, configuration: dict[str, Any
 
 
 def _scores(metrics: dict[str, Any]) -> str:
-    free = metrics["without_context"]
+    free, best = metrics["without_context"], metrics["best_validation"]
     held = "no worse than" if metrics["bits_per_byte"] <= metrics["base_bits_per_byte"] else "**worse than**"
     return _table(
         ("measure", "value"),
@@ -52,6 +53,7 @@ def _scores(metrics: dict[str, Any]) -> str:
                 f"F1 {free['f1']:.1f} %, {free['mean_answer_words']:.1f} words, {free['ended_share']:.1%} ended before the limit",
             ),
             ("learned from", f"{metrics['rows']:,} questions, {metrics['tokens']:,} tokens, {metrics['steps']:,} steps"),
+            *([("registered", f"the weights of step {best['step']:,}, the best in validation")] if best else []),
             ("training time", f"{metrics['seconds']:,.0f} s, {metrics['tokens_per_second']:,.0f} tokens/s without padding"),
         ],
     )
@@ -109,8 +111,8 @@ def _finish(axes: Any, title: str, path: Path) -> None:
     axes.set_title(title, loc="left")
     axes.set_xlabel("step")
     axes.grid(alpha=0.3)
-    if title.startswith(("Loss", "Tokens")):
-        axes.set_ylim(bottom=0)
+    if title.startswith("Tokens"):
+        axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
     axes.figure.savefig(path, dpi=110)
 
 

@@ -71,6 +71,7 @@ class OpenVINOEngine:
 
     async def stream(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
         """See `Engine`."""
+        self._refuse_if_stopped()
         input_ids = self._tokenizer.encode(prompt).input_ids
         ids = [int(id) for id in input_ids.data[0]]
         self._limits.check(len(ids), params.length)
@@ -89,9 +90,16 @@ class OpenVINOEngine:
             request.cancelled = True
 
     def close(self) -> None:
-        """See `Engine`."""
+        """See `Engine`.
+
+        The pipeline ends in the thread that calls this, which should be the one that made it: OpenVINO's CPU plugin gives the thread
+        that loads it an alternate signal stack, frees it when it ends, and from another thread leaves the first one with what is freed,
+        so that the next signal would crash the process.
+        """
         self._arrivals.put(None)
         self._thread.join()
+        self.__dict__.pop("_pipeline", None)
+        self.__dict__.pop("_tokenizer", None)
 
     def _config(self, params: SamplingParams) -> genai.GenerationConfig:
         config = genai.GenerationConfig(max_new_tokens=params.length, stop_token_ids=set(self._limits.eos), logprobs=1)
@@ -104,9 +112,12 @@ class OpenVINOEngine:
 
     def _submit(self, request: _Request) -> None:
         with self._lock:  # so that no request arrives after the thread has failed those that wait
-            if self._stopped:
-                raise EngineStopped(str(self._stopped))
+            self._refuse_if_stopped()
             self._arrivals.put(request)
+
+    def _refuse_if_stopped(self) -> None:
+        if self._stopped:
+            raise EngineStopped(str(self._stopped))
 
     def _run(self) -> None:
         running: list[_Request] = []

@@ -114,7 +114,7 @@ def test_draw_is_a_seeded_sample() -> None:
 
 
 def test_contexts_are_divided_whole() -> None:
-    rows = load_splits(str(QUICKSTART)).train
+    rows = load_splits("data/quickstart").train
     taken, left = divide_contexts(rows, 100, seed=1)
     assert 90 < len(taken) <= 100
     assert len(taken) + len(left) == len(rows)

@@ -16,12 +16,12 @@ from tests.conftest import PROJECT, QUICKSTART, isolated_environment, run
 FLAGS = (
     "--only llm --no-register --epochs 3 --max-steps 100 --max-length 512 --batch-tokens 1024 --learning-rate 1e-3 "
     "--validations 2 --validation-examples 12 --eval-examples 12 --dropout 0.1"
-).split()
+)
 TIMES = {"seconds", "tokens_per_second"}
 
 
 def command(tiny_base: Path, output: Path, *more: str) -> list[str]:
-    return ["train.py", "--base-model", str(tiny_base), "--dataset", str(QUICKSTART), "--output-dir", str(output), *FLAGS, *more]
+    return ["train.py", "--base-model", str(tiny_base), "--dataset", str(QUICKSTART), "--output-dir", str(output), *FLAGS.split(), *more]
 
 
 def metrics(output: Path) -> list[dict[str, Any]]:
@@ -86,46 +86,38 @@ def test_the_run_itself_leaves_what_people_look_at(uninterrupted: Path) -> None:
     assert sum(losses[-10:]) < sum(losses[:10])
 
 
-def test_killed_in_the_middle_of_an_epoch_it_resumes_bit_for_bit(uninterrupted: Path, tiny_base: Path, tmp_path: Path) -> None:
-    often = ("--checkpoint-minutes", "0.002")
-    process = start(command(tiny_base, tmp_path / "out", *often), tmp_path, tmp_path / "log")
-    wait_for_step(process, tmp_path / "out", 17)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert list((tmp_path / "out/fine-tuning/checkpoints").glob("step-*"))
-    resumed = run(command(tiny_base, tmp_path / "out", "--resume"), tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "going on from" in resumed.stdout
-    assert_same(tmp_path / "out", uninterrupted)
+def test_killed_then_terminated_it_resumes_bit_for_bit(uninterrupted: Path, tiny_base: Path, tmp_path: Path) -> None:
+    output, log = tmp_path / "out", tmp_path / "log"
+    killed = start(command(tiny_base, output, "--checkpoint-minutes", "0.002"), tmp_path, log)
+    wait_for_step(killed, output, 17)  # in the middle of an epoch
+    killed.kill()
+    killed.wait()
+    assert list((output / "fine-tuning/checkpoints").glob("step-*"))
 
-
-def test_after_sigterm_it_has_saved_and_ends_with_0_within_seconds(uninterrupted: Path, tiny_base: Path, tmp_path: Path) -> None:
-    process = start(command(tiny_base, tmp_path / "out"), tmp_path, tmp_path / "log")
-    wait_for_step(process, tmp_path / "out", 60)  # after the first validation
+    terminated = start(command(tiny_base, output, "--resume"), tmp_path, log)
+    wait_for_step(terminated, output, 60)  # after the first validation
     began = time.monotonic()
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+    terminated.send_signal(signal.SIGTERM)
+    assert terminated.wait(30) == 0
     assert time.monotonic() - began < 10
-    log = (tmp_path / "log").read_text()
-    assert "the checkpoint is written, --resume goes on from it" in log
-    assert "Traceback" not in log
-    changed = run(command(tiny_base, tmp_path / "out", "--resume", "--seed", "1"), tmp_path)
-    assert changed.returncode == 2
-    assert "other settings (seed)" in changed.stderr
-    resumed = run(command(tiny_base, tmp_path / "out", "--resume"), tmp_path)
+    printed = log.read_text()
+    assert "going on from" in printed
+    assert "the checkpoint is written, --resume goes on from it" in printed
+    assert "Traceback" not in printed
+
+    resumed = run(command(tiny_base, output, "--resume"), tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    assert_same(tmp_path / "out", uninterrupted)
+    assert_same(output, uninterrupted)
 
 
 def test_two_processes_take_the_steps_of_one(tiny_base: Path, tmp_path: Path) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
-    more = ("--max-steps", "40", "--dropout", "0", "--validations", "1")
+    more = ("--max-steps", "40", "--dropout", "0", "--validations", "0")
     done = run(command(tiny_base, alone, *more), tmp_path)
     assert done.returncode == 0, done.stderr
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = run([*launch, *command(tiny_base, together, *more)], tmp_path, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("going") == 0
     assert done.stdout.count("test questions") == 1  # the main process speaks for both
     one, two = ([line for line in metrics(output) if line["kind"] == "train"] for output in (alone, together))
     assert len(one) == len(two) == 40
