@@ -1,17 +1,8 @@
-"""What the peers of the fine-tuning are given: rows, TRL's best configuration for them, and a base model to time."""
+"""TRL as a peer of the fine-tuning: its form of the rows, and its best configuration for them."""
 
-from pathlib import Path
 from typing import Any
 
-PROJECT = Path(__file__).resolve().parent.parent
 TRL_BATCH, TRL_LENGTH = 16, 384
-
-
-def drawn_rows(dataset: str, count: int = 3000) -> Any:
-    """Answerable training questions, drawn by seed 0, with their contexts."""
-    from training.data import answerable, draw, load_splits
-
-    return draw(answerable(load_splits(dataset).train), count, 0)
 
 
 def prompts_and_completions(rows: Any) -> Any:
@@ -48,25 +39,3 @@ def sft_config(directory: str, **settings: Any) -> Any:
         "use_cpu": not torch.cuda.is_available(),
     }
     return SFTConfig(output_dir=directory, **best | settings)
-
-
-def random_gpt2() -> Path:
-    """GPT-2 small's architecture with random weights and a byte-level BPE of the quickstart's text: for speed, never for quality."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
-
-    target = PROJECT / "runs/base-models/gpt2-random"
-    if (target / "model.safetensors").exists():
-        return target
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=8000, special_tokens=["<|endoftext|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
-    bpe.train([str(PROJECT / "data/quickstart/train.jsonl")], trainer)
-    PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|endoftext|>", bos_token="<|endoftext|>").save_pretrained(target)
-    torch.manual_seed(0)
-    GPT2LMHeadModel(GPT2Config()).save_pretrained(target)
-    return target

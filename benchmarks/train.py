@@ -24,10 +24,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers import TRL_BATCH, drawn_rows, prompts_and_completions, random_gpt2, sft_config
+from benchmarks.peers import TRL_BATCH, TRL_LENGTH, prompts_and_completions, sft_config
+from benchmarks.random_base import save_random_gpt2
 from training.interruption import Interruption
 
-ROWS, LENGTH, PLAIN_BATCH = 3000, 384, 8
+PROJECT = Path(__file__).resolve().parent.parent
+ROWS, PLAIN_BATCH = 3000, 8
 
 
 class Meter:
@@ -81,20 +83,33 @@ def flops_per_token(base_model: str, length: float) -> float:
     return float(6 * sum(m.numel() for m in inside) + 6 * config.num_hidden_layers * config.hidden_size * length)
 
 
+def rows_of(dataset: str) -> Any:
+    """What every contestant learns from: answerable training questions by whole contexts, in an order drawn by seed 0."""
+    from training.data import answerable, divide_contexts, load_splits
+
+    return divide_contexts(answerable(load_splits(dataset).train), ROWS, 0)[0].shuffle(seed=0)
+
+
+def random_gpt2() -> str:
+    """GPT-2 small's architecture (124 million parameters) with random weights: for speed, never for quality."""
+    target = PROJECT / "runs/base-models/gpt2-random"
+    if not (target / "model.safetensors").exists():
+        save_random_gpt2(target, words=8000)
+    return str(target)
+
+
 def trigen(base_model: str, dataset: str, seconds: float, *, share: bool = False) -> dict[str, float]:
     """`training.loop` as train.py runs it, with every row by itself; with `share`, a context's questions share it."""
     from training.base_model import load_base
     from training.config import Config
-    from training.data import divide_contexts, load_splits
     from training.device import join_processes, quieten
     from training.encoding import Recipe, encode
     from training.loop import FineTuning
     from training.records import Records
 
     quieten(True)
-    model, tokenizer = load_base(base_model, LENGTH)
-    rows = divide_contexts(load_splits(dataset).train, ROWS, 0)[0] if share else drawn_rows(dataset)
-    sequences = encode(rows, tokenizer, Recipe(share_context=share, max_length=LENGTH))
+    model, tokenizer = load_base(base_model, TRL_LENGTH)
+    sequences = encode(rows_of(dataset), tokenizer, Recipe(share_context=share, max_length=TRL_LENGTH))
     config = Config(base_model=base_model, epochs=1000, validations=0, batch_tokens=TRL_BATCH * 160)  # as many as a step of TRL has
     with tempfile.TemporaryDirectory() as scratch:
         records = Records(Path(scratch))
@@ -111,7 +126,7 @@ def trl(base_model: str, dataset: str, seconds: float) -> dict[str, float]:
     import warnings
 
     from transformers import AutoTokenizer, TrainerCallback
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTTrainer
 
     warnings.simplefilter("ignore")
     tokenizer = AutoTokenizer.from_pretrained(base_model)
@@ -132,12 +147,11 @@ def trl(base_model: str, dataset: str, seconds: float) -> dict[str, float]:
         trainer = Counting(
             model=base_model,
             args=sft_config(scratch, max_steps=10_000),
-            train_dataset=prompts_and_completions(drawn_rows(dataset)),
+            train_dataset=prompts_and_completions(rows_of(dataset)),
             processing_class=tokenizer,
             callbacks=[Metered()],
         )
         trainer.train()
-    assert isinstance(trainer.args, SFTConfig)
     return meter.result()
 
 
@@ -153,12 +167,12 @@ def plain(base_model: str, dataset: str, seconds: float) -> dict[str, float]:
     model = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.float32).train()
     model.to(torch.device(device))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    rows = encode(drawn_rows(dataset), tokenizer, Recipe(share_context=False, max_length=LENGTH))["input_ids"]
+    rows = encode(rows_of(dataset), tokenizer, Recipe(share_context=False, max_length=TRL_LENGTH))["input_ids"]
     meter, at, over = Meter(seconds), 0, False
     while not over:
         part = [rows[(at + row) % len(rows)] for row in range(PLAIN_BATCH)]
         at += PLAIN_BATCH
-        ids = torch.zeros(PLAIN_BATCH, LENGTH, dtype=torch.long)
+        ids = torch.zeros(PLAIN_BATCH, TRL_LENGTH, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for row, tokens in enumerate(part):
             ids[row, : len(tokens)], mask[row, : len(tokens)] = torch.tensor(tokens), 1
@@ -219,7 +233,7 @@ def main() -> None:
         length = result["tokens_per_second"] / result["rows_per_second"]
         print(json.dumps(result | {"peak_gb": peak, "flops_per_token": flops_per_token(arguments.base_model, length)}))
     else:
-        compare(arguments.base_model or str(random_gpt2()), arguments.dataset, arguments.seconds)
+        compare(arguments.base_model or random_gpt2(), arguments.dataset, arguments.seconds)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers import drawn_rows, prompts_and_completions, sft_config
+from benchmarks.peers import prompts_and_completions, sft_config
+
+ROWS = 5000
+"""More than TRL reaches in the minutes."""
 
 
 def main() -> None:
@@ -20,7 +23,7 @@ def main() -> None:
     from trl import SFTTrainer
 
     from training.config import Config
-    from training.data import draw, load_splits
+    from training.data import answerable, draw, load_splits
     from training.device import quieten
     from training.evaluation import evaluate
     from training.qa import loaded, save_artifact
@@ -36,7 +39,8 @@ def main() -> None:
     quieten(True)
     tokenizer = AutoTokenizer.from_pretrained(arguments.base_model)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    rows = prompts_and_completions(drawn_rows(arguments.dataset))
+    splits = load_splits(arguments.dataset)
+    rows = prompts_and_completions(draw(answerable(splits.train), ROWS, Config.seed))
 
     class Deadline(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
@@ -63,7 +67,7 @@ def main() -> None:
         directory = Path(scratch) / "artifact"
         save_artifact(trainer.model, tokenizer, directory, Config())
         with loaded(directory) as llm:
-            scores = evaluate(llm, draw(load_splits(arguments.dataset).test, arguments.eval_examples, Config.seed))
+            scores = evaluate(llm, draw(splits.test, arguments.eval_examples, Config.seed))
     seen = trainer.state.global_step * trainer.args.per_device_train_batch_size
     print(
         f"TRL SFTTrainer: EM {scores['exact_match']:.1f}  F1 {scores['f1']:.1f} on {scores['questions']} questions; "

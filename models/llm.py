@@ -55,6 +55,8 @@ class Answer:
     start: int | None
     end: int | None
     """Character offsets of the answer in the context; None where it is not a span of the context."""
+    ended: bool
+    """Whether the model ended it before the limit."""
 
 
 class LLM:
@@ -81,17 +83,17 @@ class LLM:
         """Generate the answer to a question: see `TextModel.stream`."""
         return until_stop(self.engine.stream(question_prompt(question, context, self.prompt_order), params), params.stop)
 
-    async def answer(self, question: str, context: str, length: int = 64) -> Answer:
-        """Answer from `context`, greedily, in at most `length` tokens. Raises `PromptTooLong`."""
-        prompt = question_prompt(question, context, self.prompt_order)
-        tokens = [token async for token in self.engine.stream(prompt, SamplingParams(length, temperature=0))]
+    async def answer(self, question: str, context: str | None, length: int = 64) -> Answer:
+        """Answer from `context`, or without one from memory, greedily, in at most `length` tokens. Raises `PromptTooLong`."""
+        tokens = [token async for token in self.ask(question, context, SamplingParams(length, temperature=0))]
         text = "".join(token.text for token in tokens).strip()
-        start = context.find(text) if text else -1
+        start = context.find(text) if context and text else -1
         return Answer(
             answer=text,
             score=math.exp(min(0.0, sum(token.logprob for token in tokens))),
             start=start if start >= 0 else None,
             end=start + len(text) if start >= 0 else None,
+            ended=bool(tokens) and tokens[-1].finish_reason == "stop",
         )
 
     def close(self) -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.random_base import save_random_gpt2
+
 PROJECT = Path(__file__).resolve().parent.parent
 QUICKSTART = PROJECT / "data/quickstart"
 
@@ -46,25 +48,8 @@ def run(arguments: list[str], home: Path, timeout: float = 240, **changes: str) 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A GPT-2 of two layers with random weights and a byte-level BPE of 1,000 tokens learned from the quickstart."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
-
     target = tmp_path_factory.mktemp("tiny-base")
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=1000,
-        special_tokens=["<|endoftext|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train([str(QUICKSTART / "train.jsonl")], trainer)
-    PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|endoftext|>").save_pretrained(target)
-    torch.manual_seed(0)
-    config = GPT2Config(vocab_size=1000, n_positions=768, n_embd=64, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
-    GPT2LMHeadModel(config).save_pretrained(target)
+    save_random_gpt2(target, 1000, vocab_size=1000, n_positions=768, n_embd=64, n_layer=2, n_head=2)
     return target
 
 

@@ -1,5 +1,6 @@
 """Question-answering data in SQuAD's schema: from the Hub or local files, checked, drawn from, and divided."""
 
+import functools
 import hashlib
 import json
 from dataclasses import dataclass
@@ -38,8 +39,9 @@ class Splits:
     train: Dataset
     test: Dataset
 
-    def describe(self) -> dict[str, Any]:
-        """For the models' metadata: a fingerprint of the content, and row counts."""
+    @functools.cached_property
+    def description(self) -> dict[str, Any]:
+        """For the models' metadata: a fingerprint of the content, and row counts. Reads all rows, once."""
         digest = hashlib.sha256()
         for split in (self.train, self.test):
             for batch in split.select_columns(sorted(COLUMNS)).iter(1000):

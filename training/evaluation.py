@@ -1,28 +1,14 @@
 """What the fine-tuned LLM answers, asked as the service asks it: the same engine, weights and template."""
 
 import asyncio
-from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset
 from torchmetrics.text import SQuAD
 from tqdm import tqdm
 
-from models.base import SamplingParams
 from models.llm import LLM
 from training.data import Row, eval_loader
-
-LENGTH = 64
-"""Tokens of an answer at most."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What came to a question."""
-
-    text: str
-    ended: bool
-    """Whether the model ended it before the limit."""
 
 
 def evaluate(model: LLM, rows: Dataset, with_context: bool = True) -> dict[str, Any]:
@@ -36,10 +22,10 @@ def show_answers(model: LLM, rows: Dataset) -> list[dict[str, Any]]:
     """Each question with the references and the model's answer, with the context and without: to look at."""
 
     async def both(row: Row) -> dict[str, Any]:
-        inside, outside = await asyncio.gather(_reply(model, row, True), _reply(model, row, False))
+        inside, outside = await asyncio.gather(model.answer(row["question"], row["context"]), model.answer(row["question"], None))
         return {
             "question": row["question"], "references": sorted(set(row["answers"]["text"])),
-            "answer": inside.text, "without_context": outside.text,
+            "answer": inside.answer, "without_context": outside.answer,
         }  # fmt: skip
 
     async def every() -> list[dict[str, Any]]:
@@ -54,17 +40,17 @@ async def _evaluate(model: LLM, rows: Dataset, with_context: bool) -> dict[str, 
     description = "evaluating" if with_context else "evaluating without contexts"
     with tqdm(total=len(rows), desc=description, unit="question") as bar:
         for batch in eval_loader(rows):
-            replies = await asyncio.gather(*(_reply(model, row, with_context) for row in batch))
-            for row, reply in zip(batch, replies, strict=True):
+            answers = await asyncio.gather(*(model.answer(row["question"], row["context"] if with_context else None) for row in batch))
+            for row, answer in zip(batch, answers, strict=True):
                 id = str(count)
                 measure.update(
-                    {"id": id, "prediction_text": reply.text},
+                    {"id": id, "prediction_text": answer.answer},
                     {"id": id, "answers": {"text": row["answers"]["text"], "answer_start": [0] * len(row["answers"]["text"])}},
                 )
                 count += 1
-                spans += bool(reply.text) and reply.text in row["context"]
-                ended += reply.ended
-                words += len(reply.text.split())
+                spans += answer.start is not None
+                ended += answer.ended
+                words += len(answer.answer.split())
             bar.update(len(batch))
             bar.set_postfix({name: f"{float(value):.1f}" for name, value in measure.compute().items()})
     result = measure.compute()
@@ -72,16 +58,7 @@ async def _evaluate(model: LLM, rows: Dataset, with_context: bool) -> dict[str, 
         "exact_match": float(result["exact_match"]),
         "f1": float(result["f1"]),
         "questions": count,
-        "span_share": spans / count,
+        **({"span_share": spans / count} if with_context else {}),
         "ended_share": ended / count,
         "mean_answer_words": words / count,
     }
-
-
-async def _reply(model: LLM, row: Row, with_context: bool) -> Reply:
-    tokens = model.ask(row["question"], row["context"] if with_context else None, SamplingParams(LENGTH, temperature=0))
-    text, ended = "", False
-    async for token in tokens:
-        text += token.text
-        ended = token.finish_reason == "stop"
-    return Reply(text.strip(), ended)

@@ -51,7 +51,7 @@ def fit_llm(
     """
     model, tokenizer = base
     work = config.output_dir / FINE_TUNING
-    train, held_out = splits.train, splits.train
+    train, held_out = splits.train, splits.train.select([])
     if config.validations:
         held_out, train = divide_contexts(train, config.validation_examples, config.seed)
         if not len(train):

@@ -25,7 +25,7 @@ def begin(config: Config, splits: Splits) -> dict[str, dict[str, Any]]:
 
     Without `config.resume` what was there of these models is removed. Raises TrainingError where the run to resume had other settings.
     """
-    output, now = config.output_dir, {"configuration": settings(config), "dataset": splits.describe()}
+    output, now = config.output_dir, {"configuration": settings(config), "dataset": splits.description}
     if config.resume and (output / "config.json").exists():
         _compare(json.loads((output / "config.json").read_text()), json.loads(json.dumps(now)), output)
         return {name: metrics for name, metrics in read_metrics(output).items() if name in config.only and (output / name).is_dir()}
@@ -77,7 +77,7 @@ def write_metrics(metrics: dict[str, dict[str, Any]], output: Path) -> None:
 def describe_run(config: Config, splits: Splits) -> dict[str, Any]:
     """What the metadata of all three models have in common."""
     return {
-        "dataset": splits.describe() | {"source": name_of(config.dataset)},
+        "dataset": splits.description | {"source": name_of(config.dataset)},
         "seed": config.seed,
         "configuration": settings(config),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},

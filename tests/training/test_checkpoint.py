@@ -8,11 +8,12 @@ import torch
 from accelerate import Accelerator
 
 from training.checkpoint import newest_checkpoint, read_state, save_checkpoint
+from training.device import join_processes
 
 
 @pytest.fixture
 def accelerator() -> Accelerator:
-    accelerator = Accelerator(cpu=True)
+    accelerator = join_processes()
     model = torch.nn.Linear(3, 2)
     accelerator.prepare(model, torch.optim.AdamW(model.parameters()))
     return accelerator

@@ -33,8 +33,8 @@ def test_description_has_counts_and_a_fingerprint_of_the_content(tmp_path: Path)
     rows = [ROW | {"context": f"It was Mary Shelley. {n}"} for n in range(80)]
     one, same = load_splits(str(write(tmp_path / "a.jsonl", rows))), load_splits(str(write(tmp_path / "b.jsonl", rows)))
     other = load_splits(str(write(tmp_path / "c.jsonl", [*rows[:-1], rows[-1] | {"question": "Who else?"}])))
-    assert one.describe()["train_rows"] + one.describe()["test_rows"] == 80
-    assert one.describe()["fingerprint"] == same.describe()["fingerprint"] != other.describe()["fingerprint"]
+    assert one.description["train_rows"] + one.description["test_rows"] == 80
+    assert one.description["fingerprint"] == same.description["fingerprint"] != other.description["fingerprint"]
 
 
 def test_a_single_file_is_split_by_context(tmp_path: Path) -> None:

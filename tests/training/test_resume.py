@@ -82,6 +82,8 @@ def test_the_run_itself_leaves_what_people_look_at(uninterrupted: Path) -> None:
         assert text in report
     kinds = [line["kind"] for line in metrics(uninterrupted)]
     assert (kinds.count("base"), kinds.count("train"), kinds.count("validation"), kinds.count("test")) == (1, 100, 2, 1)
+    registered, best = uninterrupted / "llm/model.safetensors", work / "best/model.safetensors"
+    assert registered.read_bytes() == best.read_bytes()
     losses = [line["loss"] for line in metrics(uninterrupted) if line["kind"] == "train"]
     assert sum(losses[-10:]) < sum(losses[:10])
 

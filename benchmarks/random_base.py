@@ -1,0 +1,27 @@
+"""GPT-2 with random weights and a small tokenizer: for speed, memory and shape, never for quality."""
+
+from pathlib import Path
+from typing import Any
+
+TEXT = Path(__file__).resolve().parent.parent / "data/quickstart/train.jsonl"
+
+
+def save_random_gpt2(target: Path, words: int, **configuration: Any) -> None:
+    """Write a Hugging Face directory: a byte-level BPE of `words` tokens learned from the quickstart's text, and a GPT2Config with
+    `configuration` (GPT-2 small by default) and weights of seed 0.
+    """
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train(
+        [str(TEXT)],
+        trainers.BpeTrainer(vocab_size=words, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False),
+    )
+    PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|endoftext|>").save_pretrained(target)
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0, **configuration)).save_pretrained(target)
