@@ -36,7 +36,7 @@ test: $(INSTALLED_DEV) lint types ## lint, types and tests
 test-slow: $(INSTALLED_DEV) ## the tests that need minutes, real weights or a container engine (BASE_IMAGE= as for `make image`)
 	BASE_IMAGE=$(BASE_IMAGE) $(BIN)/pytest -q -m slow
 
-bench-train: $(INSTALLED_BENCH) ## fine-tuning against TRL and the plain loop, 15 minutes; BENCH="--base-model … --dataset …" takes others
+bench-train: $(INSTALLED_BENCH) ## fine-tuning against TRL and the plain loop, ten minutes; BENCH="--base-model … --dataset …" takes others
 	$(BIN)/python -m benchmarks.train $(BENCH)
 
 lint: $(INSTALLED_DEV) ## ruff

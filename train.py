@@ -27,7 +27,7 @@ def main(asked: Config, interruption: Interruption) -> None:
 
     from models.store import Artifact, register
     from training.base_model import load_base
-    from training.data import contexts, load_splits
+    from training.data import contexts, load_splits, unanswered
     from training.device import choose_device, join_processes, quieten
     from training.qa import fit_llm
     from training.run import begin, describe_run, echo, name_of, show, write_metrics
@@ -43,7 +43,7 @@ def main(asked: Config, interruption: Interruption) -> None:
         base = load_base(config.base_model, config.max_length, config.dropout)
     with processes.main_process_first():
         splits = load_splits(config.dataset)
-    print(f"{len(splits.train):,} training and {len(splits.test):,} test questions · {choose_device()[2]}", flush=True)
+    print(f"{len(splits.train):,} training and {len(splits.test):,} test questions{unanswered(splits)} · {choose_device()[2]}", flush=True)
     echo(config)
 
     seconds = None if config.max_minutes is None else 60 * config.max_minutes

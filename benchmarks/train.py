@@ -137,7 +137,7 @@ def trl(base_model: str, dataset: str, seconds: float) -> dict[str, float]:
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
             control.should_training_stop = meter.step(*seen.pop())
 
-    class Counting(SFTTrainer):  # type: ignore[misc]  # untyped
+    class Counting(SFTTrainer):  # untyped
         def training_step(self, model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
             seen.append((len(inputs["input_ids"]), int(inputs["attention_mask"].sum())))
             return super().training_step(model, inputs, *rest, **named)

@@ -68,7 +68,7 @@ def main() -> None:
         began = time.perf_counter()
 
         def share() -> float:
-            return (time.perf_counter() - began) / (60 * arguments.minutes)
+            return (time.perf_counter() - began) / float(60 * arguments.minutes)
 
         trainer.train()
         seconds = time.perf_counter() - began

@@ -24,7 +24,9 @@ async def continue_or_answer(model: LLM, tag: str, start_word: str, context: str
     """
     if start_word.rstrip().endswith("?"):
         params = sampling_params(**sampling, greedy=True)
-        return await _complete(model.ask(start_word, context, params), tag, start_word, params)
+        return await _complete(
+            model.ask(start_word, context, params), tag, start_word, params, "start_word" if context is None else "context"
+        )
     if context is not None:
         raise invalid_field("context", "goes with a start_word that ends in a question mark", "context_without_question")
     return await continue_text(model, tag, start_word, **sampling)
@@ -37,8 +39,11 @@ async def answer_question(model: LLM, tag: str, question: str, context: str, len
     return AnswerResponse(answer=answer.answer, score=answer.score, start=answer.start, end=answer.end, model=tag)
 
 
-async def _complete(stream: AsyncGenerator[Token], tag: str, start_word: str, params: SamplingParams) -> GenerateResponse:
-    with _problems("start_word", tag):
+async def _complete(
+    stream: AsyncGenerator[Token], tag: str, start_word: str, params: SamplingParams, longest: str = "start_word"
+) -> GenerateResponse:
+    """`longest` is the field to shorten where the prompt is too long."""
+    with _problems(longest, tag):
         tokens = [token async for token in stream]
     return GenerateResponse(
         generated_text=start_word + "".join(token.text for token in tokens),

@@ -191,6 +191,7 @@ def test_a_body_of_ten_megabytes_is_refused_with_and_without_its_length(server: 
 def test_a_context_that_does_not_fit_or_has_no_question_is_refused(server: Server) -> None:
     check_problem(post(server, "/answer_question", {"question": "Who?", "context": "¶" * 2000}), 422, "context")
     check_problem(post(server, "/generate_with_llm", {"start_word": "¶" * 2000, "length": 9}), 422, "start_word")
+    check_problem(post(server, "/generate_with_llm", {"start_word": "Who?", "length": 9, "context": "¶" * 2000}), 422, "context")
     check_problem(post(server, "/generate_with_llm", SEED_BODY | {"context": CONTEXT}), 422, "context")
     check_problem(post(server, "/answer_question", {"question": "Who?"}), 422, "context")
     check_problem(post(server, "/generate_text", SEED_BODY | {"context": CONTEXT}), 422, "context")

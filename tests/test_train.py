@@ -91,3 +91,11 @@ def test_a_data_set_that_is_not_there_ends_with_one_message(tmp_path: Path, tiny
         assert done.returncode == 2
         assert done.stderr.startswith(f"train.py: data set {dataset}")
         assert "Traceback" not in done.stderr
+
+
+def test_a_base_model_that_is_none_ends_with_one_message(tmp_path: Path) -> None:
+    for base, message in (("/no/such", "no such directory"), ("data/quickstart", "there is no config.json in this directory")):
+        done = run(["train.py", "--base-model", base, "--dataset", "data/quickstart"], tmp_path)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"train.py: base model {base}: {message}"), done.stderr
+        assert done.stderr.count("\n") == 1

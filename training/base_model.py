@@ -1,6 +1,7 @@
 """The base model as it is trained: loaded, checked, and relieved of what costs time and gives nothing."""
 
 import inspect
+from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -12,6 +13,13 @@ def load_base(source: str, max_length: int, dropout: float = 0.0) -> tuple[PreTr
     """A causal LM in fp32 and its tokenizer, from a Hub id or a directory. Raises TrainingError where it is out of reach, does
     not hold rows of `max_length` tokens, or could not learn to end a text.
     """
+    path = Path(source).expanduser()
+    if source.startswith((".", "/", "~")) and not path.is_dir():
+        raise TrainingError(f"base model {source}: no such directory")
+    if path.is_dir() and not (path / "config.json").exists():
+        raise TrainingError(
+            f"base model {source}: there is no config.json in this directory; expected a causal LM as transformers saves it"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)

@@ -43,7 +43,7 @@ class Config:
     epochs: int = 2
     """Passes over the training questions, unless the minutes end first."""
     max_minutes: float | None = None
-    """Minutes of training at most, evaluation and export not counted; the learning rates follow this budget.
+    """Minutes of training, evaluation and export not counted; the learning rates follow this budget, and the last step is finished.
     the LSTM takes 15 % of it at most and the LLM what is left; one alone takes all."""
     max_steps: int | None = None
     """Steps of fine-tuning at most."""
@@ -77,7 +77,7 @@ class Config:
     """Validations on the way, evenly spread: EM and F1 on questions held out of the training data, and a few answers to look at. What
     scored best is registered. 0: none is held out, and the last weights are registered."""
     validation_examples: int = 200
-    """Questions held out for them."""
+    """Questions held out for them, but no more than a tenth."""
     early_stop: int | None = None
     """End the fine-tuning after this many validations that were no better."""
     checkpoint_minutes: float = 10

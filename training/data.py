@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from training.errors import TrainingError, first_line
 
 COLUMNS = {"context", "question", "answers"}
-SCHEMA = "expected SQuAD's schema: context (text), question (text), answers {text: [text, …]}"
+SCHEMA = "expected SQuAD's schema, a row for each question: context (text), question (text), answers {text: [text, …]}"
 FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
@@ -60,6 +60,8 @@ def load_splits(source: str) -> Splits:
     path = Path(source).expanduser()
     try:
         if path.is_file():
+            if not path.stat().st_size:
+                raise TrainingError(f"data set {source}: the file is empty; {SCHEMA}")
             if path.suffix not in FORMATS:
                 raise TrainingError(f"data set {source}: cannot read {path.suffix or 'this file'}; expected {', '.join(FORMATS)}")
             splits = load_dataset(FORMATS[path.suffix], data_files={"train": str(path)})
@@ -150,6 +152,12 @@ def divide_contexts(rows: Dataset, count: int, seed: int) -> tuple[Dataset, Data
 def answerable(rows: Dataset) -> Dataset:
     """The rows that have an answer."""
     return rows.select([at for at, answers in enumerate(rows["answers"]) if answers["text"]])
+
+
+def unanswered(splits: Splits) -> str:
+    """How many rows have no answer, such as SQuAD 2.0's impossible questions, for the user; empty where all have one."""
+    count = sum(len(split) - len(answerable(split)) for split in (splits.train, splits.test))
+    return f" ({count:,} without an answer are left out)" if count else ""
 
 
 def eval_loader(rows: Dataset, batch_size: int = 32) -> DataLoader[list[Row]]:

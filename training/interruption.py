@@ -1,5 +1,6 @@
 """SIGTERM and SIGINT: training saves first; all else has nothing to lose and ends at once."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ class Interruption:
         again, self.requested = self.requested is not None, number
         if again or not self._deferred:
             raise Interrupted(number, saved=False)
+        os.write(2, b"\nfinishing this step, then saving; once more ends it at once\n")  # a handler may not print: it may interrupt one
 
     @contextmanager
     def deferred(self) -> Iterator[None]:

@@ -78,6 +78,8 @@ class Progress:
     loss: float = 0.0
     """Exponential moving average over about ten steps, in nats per supervised token."""
     validations: int = 0
+    marks: int = 0
+    """How many of the even parts after which a validation is due are done: a long step may pass several."""
     best: dict[str, Any] = field(default_factory=dict)
     """The scores of the best validation so far; empty before the first."""
     stale: int = 0
@@ -141,10 +143,11 @@ class FineTuning:
         bar = tqdm(total=1.0, initial=self.reached, desc="fine-tuning", bar_format=BAR, disable=not self.accelerator.is_main_process)
         with bar, interruption.deferred():
             while True:
-                while done.validations < math.floor(self.config.validations * self.reached):
+                if done.marks < (marks := math.floor(self.config.validations * self.reached)):
                     self.save()
                     with interruption.immediate():
                         self._validate()
+                    done.marks = marks
                 if self.reached >= 1 or (self.config.early_stop and done.stale >= self.config.early_stop):
                     break
                 asked = self._step(*next(steps), interruption)

@@ -53,9 +53,9 @@ def fit_llm(
     work = config.output_dir / FINE_TUNING
     train, held_out = splits.train, splits.train.select([])
     if config.validations:
-        held_out, train = divide_contexts(train, config.validation_examples, config.seed)
+        held_out, train = divide_contexts(train, min(config.validation_examples, len(train) // 10), config.seed)
         if not len(train):
-            raise TrainingError("every context would be held out for validation: give fewer --validation-examples, or --validations 0")
+            raise TrainingError("the training data has one context, which a validation would take: give --validations 0")
     if config.max_train_examples:
         train, _ = divide_contexts(train, config.max_train_examples, config.seed)
     with accelerator.main_process_first():  # the others read its cache

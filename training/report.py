@@ -52,7 +52,7 @@ def _scores(metrics: dict[str, Any]) -> str:
                 "asked without a context",
                 f"F1 {free['f1']:.1f} %, {free['mean_answer_words']:.1f} words, {free['ended_share']:.1%} ended before the limit",
             ),
-            ("learned from", f"{metrics['rows']:,} questions, {metrics['tokens']:,} tokens, {metrics['steps']:,} steps"),
+            ("read in training", f"{metrics['rows']:,} questions, {metrics['tokens']:,} tokens, {metrics['steps']:,} steps"),
             *([("registered", f"the weights of step {best['step']:,}, the best in validation")] if best else []),
             ("training time", f"{metrics['seconds']:,.0f} s, {metrics['tokens_per_second']:,.0f} tokens/s without padding"),
         ],

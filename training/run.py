@@ -31,10 +31,13 @@ def begin(config: Config, splits: Splits) -> dict[str, dict[str, Any]]:
         return {name: metrics for name, metrics in read_metrics(output).items() if name in config.only and (output / name).is_dir()}
     if config.resume:
         print(f"nothing to resume in {output}: starting anew", flush=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"--output-dir {output} cannot be made: {error.strerror}") from error
     for name in (*config.only, *([FINE_TUNING] if "llm" in config.only else [])):
         shutil.rmtree(output / name, ignore_errors=True)
     (output / "metrics.json").unlink(missing_ok=True)
-    output.mkdir(parents=True, exist_ok=True)
     (output / "config.json").write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
     return {}
 

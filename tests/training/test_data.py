@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from training.data import contexts, divide_contexts, draw, eval_loader, load_splits
+from training.data import contexts, divide_contexts, draw, eval_loader, load_splits, unanswered
 from training.errors import TrainingError
 
 ROW: dict[str, Any] = {
@@ -69,6 +69,23 @@ def test_answers_without_their_place_are_enough(tmp_path: Path) -> None:
     rows = [ROW | {"context": f"It was Mary Shelley. {n}", "answers": {"text": ["Mary Shelley"]}} for n in range(3)]
     splits = load_splits(str(write(tmp_path / "squad.jsonl", rows)))
     assert (len(splits.train), len(splits.test)) == (2, 1)
+
+
+def test_what_is_broken_in_a_file_is_told(tmp_path: Path) -> None:
+    broken, empty = write(tmp_path / "broken.jsonl", [ROW, ROW]), tmp_path / "empty.jsonl"
+    broken.write_text(broken.read_text()[:-20])
+    empty.touch()
+    with pytest.raises(TrainingError, match=r"cannot be loaded \(.*JSON"):
+        load_splits(str(broken))
+    with pytest.raises(TrainingError, match="the file is empty; expected SQuAD's schema, a row for each question"):
+        load_splits(str(empty))
+
+
+def test_rows_without_an_answer_are_counted(tmp_path: Path) -> None:
+    rows = [ROW | {"context": f"It was Mary Shelley. {n}"} for n in range(30)]
+    assert unanswered(load_splits(str(write(tmp_path / "all.jsonl", rows)))) == ""
+    none = ROW | {"answers": {"text": [], "answer_start": []}}
+    assert unanswered(load_splits(str(write(tmp_path / "some.jsonl", [*rows, none])))) == " (1 without an answer are left out)"
 
 
 def test_one_context_cannot_be_split(tmp_path: Path) -> None:

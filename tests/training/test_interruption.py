@@ -34,6 +34,7 @@ with interruption.deferred():
 
 def test_signals_end_what_has_nothing_to_save_and_are_told_to_what_has(tmp_path: Path) -> None:
     done = run(["-c", PROGRAM], tmp_path)
+    assert done.stderr.count("finishing this step, then saving") == 1
     assert done.stdout.splitlines() == [
         "False 0", "False 130", "told True", "before what is immediate True", "the second does not wait False",
     ], done.stderr  # fmt: skip

@@ -1,5 +1,6 @@
 """The loop with scores that are made up: what it keeps, and when it stops."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,12 @@ from training.encoding import Recipe, encode
 from training.interruption import Interruption
 from training.loop import FineTuning, Progress
 from training.records import Records
+
+
+def tuning_of(base: Path, directory: Path, config: Config, validate: Callable[[Progress], dict[str, Any]]) -> FineTuning:
+    tokenizer, model = AutoTokenizer.from_pretrained(base), AutoModelForCausalLM.from_pretrained(base)
+    sequences = encode(load_splits("data/quickstart").train, tokenizer, Recipe(max_length=768))
+    return FineTuning(model, sequences, config, None, join_processes(), Records(directory), directory / "checkpoints", validate)
 
 
 @pytest.mark.parametrize(
@@ -33,15 +40,24 @@ def test_the_best_is_kept_and_early_stop_counts_what_is_no_better(
         asked.append(done.steps)
         return {"f1": scores[len(asked) - 1], "step": done.steps}
 
-    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
-    sequences = encode(load_splits("data/quickstart").train, tokenizer, Recipe(max_length=768))
     config = Config(max_steps=20, batch_tokens=768, max_length=768, validations=4, early_stop=early_stop)
-    model = AutoModelForCausalLM.from_pretrained(tiny_base)
-    records = Records(tmp_path)
-    tuning = FineTuning(model, sequences, config, None, join_processes(), records, tmp_path / "checkpoints", validate)
+    tuning = tuning_of(tiny_base, tmp_path, config, validate)
     done = tuning.run(Interruption())
-    records.close()
+    tuning.records.close()
     assert done.steps == steps
     assert asked == [5, 10, 15, 20][: steps // 5]
     assert done.best == {"f1": best, "step": asked[scores.index(best)]}
     assert done.validations == len(asked)
+
+
+def test_the_same_weights_are_not_validated_twice(tiny_base: Path, tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def validate(done: Progress) -> dict[str, Any]:
+        asked.append(done.steps)
+        return {"f1": 1.0, "step": done.steps}
+
+    tuning = tuning_of(tiny_base, tmp_path, Config(max_steps=3, batch_tokens=768, max_length=768, validations=8), validate)
+    tuning.run(Interruption())
+    tuning.records.close()
+    assert asked == [1, 2, 3]

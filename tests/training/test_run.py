@@ -40,6 +40,14 @@ def test_what_decides_what_is_learned_may_not_change(tmp_path: Path, splits: Spl
         begin(dataclasses.replace(config, resume=True), less)
 
 
+def test_an_output_directory_that_cannot_be_made_is_told(tmp_path: Path, splits: Splits) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(TrainingError, match="file/run cannot be made: Not a directory"):
+        begin(Config(output_dir=tmp_path / "file/run"), splits)
+    with pytest.raises(TrainingError, match="file cannot be made: File exists"):
+        begin(Config(output_dir=tmp_path / "file"), splits)
+
+
 def test_nothing_to_resume_is_said(tmp_path: Path, splits: Splits, capsys: pytest.CaptureFixture[str]) -> None:
     assert begin(Config(output_dir=tmp_path / "new", resume=True), splits) == {}
     assert "nothing to resume" in capsys.readouterr().out
