@@ -74,6 +74,10 @@ async def until_stop(tokens: AsyncGenerator[Token], stop: tuple[str, ...]) -> As
     """
     held = ""
     async with aclosing(tokens):
+        if not stop:
+            async for token in tokens:
+                yield token
+            return
         async for token in tokens:
             held += token.text
             ends = [at for word in stop if (at := held.find(word)) >= 0]

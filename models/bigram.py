@@ -6,7 +6,9 @@ https://doi.org/10.1006/csla.1999.0128.
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -14,22 +16,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.base import SamplingParams, Token, until_stop
-from models.sampling import sample
+from models.rows import Continuation, RowSampler
+from models.spelling import Spelling
 from models.words import BOUNDARY, UNKNOWN, Vocabulary, join, tokenize
+
+SAMPLERS = 4
+"""Combinations of temperature, top-k and top-p that are kept ready."""
+PAUSE = 16
+"""Words between two pauses in which other requests go on: about a tenth of a millisecond."""
 
 
 class Bigram:
     """Counts of word pairs as a sparse matrix in CSR form: row v holds the words that followed v, and how often."""
 
-    def __init__(self, vocabulary: Vocabulary, starts: NDArray[np.int64], successors: NDArray[np.int32], counts: NDArray[np.int32]) -> None:
-        self.vocabulary = vocabulary
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        spelling: Spelling,
+        starts: NDArray[np.int64],
+        successors: NDArray[np.int32],
+        counts: NDArray[np.int32],
+    ) -> None:
+        self.vocabulary, self.spelling = vocabulary, spelling
         self.starts, self.successors, self.counts = starts, successors, counts
         """`starts` (V + 1): where each row begins. `successors`, `counts` (distinct bigrams): ids in ascending order, and counts."""
         once, twice = int((counts == 1).sum()), int((counts == 2).sum())
         self.discount = once / (once + 2 * twice) if once and twice else 0.5
-        size = len(vocabulary)
-        self.continuation: NDArray[np.float64] = np.bincount(successors, minlength=size) / len(successors)
+        self.totals = np.diff(np.concatenate([[0], counts.cumsum(dtype=np.int64)])[starts])
+        """c(v), shape (V,)."""
+        ends = np.bincount(successors, minlength=len(vocabulary))
+        ends[UNKNOWN] = max(ends[UNKNOWN], 1)  # where training met none, the next text may
+        self.continuation: NDArray[np.float64] = ends / ends.sum()
         """P_continuation, shape (V,)."""
+        self._samplers: OrderedDict[tuple[float, int, float], RowSampler] = OrderedDict()
 
     @classmethod
     def fit(cls, texts: Iterable[str], vocabulary_size: int = 30_000) -> Self:
@@ -39,40 +58,59 @@ class Bigram:
         """
         tokenized = [tokenize(text) for text in texts]
         vocabulary = Vocabulary.count(tokenized, vocabulary_size)
-        ids = np.array([id for tokens in tokenized for id in (BOUNDARY, *vocabulary.encode(tokens))] + [BOUNDARY], dtype=np.int64)
+        spelling = Spelling.fit({token for tokens in tokenized for token in tokens if token not in vocabulary})
+        ids = vocabulary.stream(tokenized)
         size = len(vocabulary)
         pairs, counts = np.unique(ids[:-1] * size + ids[1:], return_counts=True)
         rows, successors = np.divmod(pairs, size)
         starts = np.searchsorted(rows, np.arange(size + 1))
-        return cls(vocabulary, starts, successors.astype(np.int32), counts.astype(np.int32))
+        return cls(vocabulary, spelling, starts, successors.astype(np.int32), counts.astype(np.int32))
+
+    def unigram(self) -> Self:
+        """The words without their neighbours, by relative frequency: a model whose rows are empty."""
+        rows = np.zeros_like(self.starts)
+        result = type(self)(self.vocabulary, self.spelling, rows, self.successors[:0], self.counts[:0])
+        ends = np.bincount(self.successors, self.counts, minlength=len(self.vocabulary))
+        ends[UNKNOWN] = max(ends[UNKNOWN], 1)
+        result.continuation = ends / ends.sum()
+        return result
+
+    @property
+    def parameters(self) -> int:
+        """The counts above zero; of a unigram one a word."""
+        return len(self.counts) or len(self.vocabulary)
+
+    def row(self, previous: int) -> tuple[NDArray[np.int32], NDArray[np.float64], float]:
+        """What P(· | previous) is made of: the words that followed in training; what each has beyond its share of the back-off; and the
+        back-off's weight, by which P_continuation of every word is multiplied. The weight is 1 where nothing followed.
+        """
+        part = slice(self.starts[previous], self.starts[previous + 1])
+        counts, total = self.counts[part], self.totals[previous]
+        if not total:
+            return self.successors[part], np.zeros(0), 1.0
+        return self.successors[part], (counts - self.discount) / total, float(self.discount * len(counts) / total)
 
     def probabilities(self, previous: int) -> NDArray[np.float64]:
         """P(· | previous), shape (V,), summing to 1. A word without a successor, such as one outside the vocabulary that
         was never met in training, gives the continuation distribution.
         """
-        row = slice(self.starts[previous], self.starts[previous + 1])
-        counts = self.counts[row]
-        if not len(counts):
-            return self.continuation.copy()
-        total = counts.sum()
-        result: NDArray[np.float64] = self.discount * len(counts) / total * self.continuation
-        result[self.successors[row]] += (counts - self.discount) / total
+        successors, seen, backoff = self.row(previous)
+        result: NDArray[np.float64] = backoff * self.continuation
+        result[successors] += seen
         return result
 
     def logprobs(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Log P(ids[i + 1] | ids[i]) for each i, shape (len(ids) - 1,); `-inf` for a word that training never met."""
+        """Log P(ids[i + 1] | ids[i]) for each i, shape (len(ids) - 1,)."""
         size = len(self.vocabulary)
         previous, words = ids[:-1], ids[1:]
         types = np.diff(self.starts)
-        totals = np.add.reduceat(np.append(self.counts, 0), self.starts[:-1]) * (types > 0)
-        keys = np.repeat(np.arange(size), types) * size + self.successors
-        at = np.minimum(np.searchsorted(keys, previous * size + words), len(keys) - 1)
-        counts = np.where(keys[at] == previous * size + words, self.counts[at], 0)
-        total = np.maximum(totals[previous], 1)
+        keys = np.append(np.repeat(np.arange(size), types) * size + self.successors, size**2)  # one behind all that are looked for
+        at = np.searchsorted(keys, previous * size + words)
+        counts = np.where(keys[at] == previous * size + words, np.append(self.counts, 0)[at], 0)
+        total = np.maximum(self.totals[previous], 1)
         seen = np.maximum(counts - self.discount, 0) / total
         backoff = np.where(types[previous] > 0, self.discount * types[previous] / total, 1)
-        with np.errstate(divide="ignore"):
-            result: NDArray[np.float64] = np.log(seen + backoff * self.continuation[words])
+        result: NDArray[np.float64] = np.log(seen + backoff * self.continuation[words])
         return result
 
     def stream(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
@@ -82,25 +120,37 @@ class Bigram:
         return until_stop(join(prompt, self._walk(prompt.rstrip(" "), params)), params.stop)
 
     async def _walk(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
-        generator = np.random.default_rng(params.seed)
+        generator, sampler = np.random.default_rng(params.seed), self._sampler(params)
         previous = [BOUNDARY, *self.vocabulary.encode(tokenize(prompt))][-1]
-        for step in range(1, params.length + 1):
-            probabilities = self.probabilities(previous)
-            probabilities[[BOUNDARY, UNKNOWN]] = 0
-            with np.errstate(divide="ignore"):
-                logprobs = np.log(probabilities / probabilities.sum())
-            previous = sample(logprobs, params, generator)
-            yield Token(self.vocabulary.word(previous), float(logprobs[previous]), "length" if step == params.length else None)
-            await asyncio.sleep(0)  # one word at a time, so that no request holds up another
+        for first in range(0, params.length, PAUSE):
+            for step, uniform in enumerate(generator.random(PAUSE).tolist()[: params.length - first], start=first + 1):
+                previous, logprob = sampler.draw(previous, uniform)
+                yield Token(self.vocabulary.word(previous), logprob, "length" if step == params.length else None)
+            await asyncio.sleep(0)
+
+    def _sampler(self, params: SamplingParams) -> RowSampler:
+        """The sampler for these parameters, with what it remembers of the rows that it met; the one that was used longest ago goes."""
+        key = (1.0, 1, 1.0) if params.greedy else (params.temperature, params.top_k, params.top_p)
+        sampler = self._samplers.pop(key, None) or RowSampler(self.row, self._continuation, *key)
+        self._samplers[key] = sampler
+        if len(self._samplers) > SAMPLERS:
+            self._samplers.popitem(last=False)
+        return sampler
+
+    @cached_property
+    def _continuation(self) -> Continuation:
+        return Continuation(self.continuation, never=[BOUNDARY, UNKNOWN])
 
     def save(self, directory: Path) -> None:
-        """Write `counts.npz` and `vocabulary.json`."""
+        """Write `counts.npz`, `vocabulary.json` and `spelling.npz`."""
         directory.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(directory / "counts.npz", starts=self.starts, successors=self.successors, counts=self.counts)
         self.vocabulary.save(directory / "vocabulary.json")
+        self.spelling.save(directory / "spelling.npz")
 
     @classmethod
     def load(cls, directory: Path) -> Self:
         """Read what `save` wrote."""
+        words, spelling = Vocabulary.load(directory / "vocabulary.json"), Spelling.load(directory / "spelling.npz")
         with np.load(directory / "counts.npz", allow_pickle=False) as arrays:
-            return cls(Vocabulary.load(directory / "vocabulary.json"), arrays["starts"], arrays["successors"], arrays["counts"])
+            return cls(words, spelling, arrays["starts"], arrays["successors"], arrays["counts"])

@@ -9,6 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from models.base import Token
 
 # A word (with an apostrophe inside it) or one other sign, each with the space before it; every other white space stands
@@ -16,7 +19,8 @@ from models.base import Token
 _TOKEN = re.compile(r" ?\w+(?:['’]\w+)*| ?[^\w\s]|\s")
 
 BOUNDARY, UNKNOWN = 0, 1
-"""Ids of the two entries that are never generated: the boundary between texts, and any word outside the vocabulary."""
+"""Ids of the two entries that are never generated: the boundary between texts, and any word outside the vocabulary (what such a word
+costs beyond that is `models/spelling.py`'s)."""
 
 
 def tokenize(text: str) -> list[str]:
@@ -56,21 +60,30 @@ class Vocabulary:
 
     @classmethod
     def count(cls, texts: Iterable[list[str]], size: int) -> Self:
-        """The `size - 2` most frequent tokens of tokenized `texts`; equal counts in alphabetical order.
+        """The most frequent tokens of tokenized `texts`, `size - 2` at most; equal counts in alphabetical order.
 
-        Raises ValueError where there is no token at all.
+        A word that occurs once is left out (unless no word occurs twice): how often such words come is what tells how often a word will
+        come that was never seen. Raises ValueError where there is no token at all.
         """
         counts = Counter[str]()
         for tokens in texts:
             counts.update(tokens)
         if not counts:
             raise ValueError("the corpus is empty: there is no word to learn from")
-        ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-        return cls([word for word, _ in ranked[: size - 2]])
+        ranked = sorted(((word, count) for word, count in counts.items() if count > 1), key=lambda item: (-item[1], item[0]))
+        return cls([word for word, _ in ranked[: size - 2]] or sorted(counts)[: size - 2])
 
     def encode(self, tokens: Iterable[str]) -> list[int]:
         """The ids of `tokens`; a word outside the vocabulary becomes `UNKNOWN`."""
         return [self._ids.get(token, UNKNOWN) for token in tokens]
+
+    def stream(self, texts: Iterable[list[str]]) -> NDArray[np.int64]:
+        """The ids of tokenized `texts` in a row, each behind a boundary, and a boundary at the end."""
+        ids = [id for tokens in texts for id in (BOUNDARY, *self.encode(tokens))]
+        return np.array([*ids, BOUNDARY], dtype=np.int64)
+
+    def __contains__(self, token: str) -> bool:
+        return token in self._ids
 
     def word(self, id: int) -> str:
         """The word of an id from 2 on, with its leading space."""

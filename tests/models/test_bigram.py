@@ -1,17 +1,23 @@
 import asyncio
 import itertools
+from collections import Counter
 from pathlib import Path
 
+import nltk
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from nltk.lm import KneserNeyInterpolated
 
 from models.base import SamplingParams
 from models.bigram import Bigram
 from models.words import BOUNDARY, UNKNOWN, tokenize
+from tests.conftest import QUICKSTART
+from training.data import load_splits
 
-CORPUS = ["the cat sat on the mat.", "the dog sat on the cat.", "a dog ran."]
+CORPUS = ["the cat sat on the mat.", "the dog sat on the cat.", "a dog ran on a mat. a cat ran."]
+PARAMETERS = st.tuples(st.sampled_from([0.1, 0.5, 0.8, 1.0, 2.0]), st.integers(0, 8), st.sampled_from([0.3, 0.7, 0.95, 1.0]))
 
 
 def text_of(model: Bigram, prompt: str, params: SamplingParams) -> str:
@@ -30,14 +36,91 @@ def test_each_row_is_a_distribution_with_the_counts_in_it(texts: list[str]) -> N
         assert (row >= 0).all()
 
 
+@given(st.lists(st.text(alphabet="abcde .", min_size=5, max_size=60), min_size=1, max_size=5))
+def test_probabilities_are_nltks(texts: list[str]) -> None:
+    assume(texts_have_words(texts))
+    model = Bigram.fit(texts)
+    ids = model.vocabulary.stream([tokenize(text) for text in texts]).tolist()
+    assume(UNKNOWN in ids)  # nltk gives 0 to what training never met, this model one count to the unknown word
+    oracle = KneserNeyInterpolated(2, discount=model.discount)
+    names = [str(id) for id in ids]
+    oracle.fit([[*nltk.ngrams(names, 1), *nltk.ngrams(names, 2)]], vocabulary_text=names)
+    for previous, word in itertools.product(sorted(set(ids)), repeat=2):
+        assert model.probabilities(previous)[word] == pytest.approx(oracle.score(str(word), [str(previous)]), abs=1e-9)
+
+
+def texts_have_words(texts: list[str]) -> bool:
+    return any(tokenize(text) for text in texts)
+
+
+def test_held_out_text_is_predicted_better_than_by_simpler_models() -> None:
+    texts = list(dict.fromkeys(load_splits(str(QUICKSTART)).train["context"]))
+    train, held_out = texts[:100], texts[100:]
+    model = Bigram.fit(train)
+    ids, seen = (model.vocabulary.stream([tokenize(text) for text in part]) for part in (held_out, train))
+    size = len(model.vocabulary)
+    unigram = np.bincount(seen, minlength=size)
+    pairs = Counter(itertools.pairwise(seen.tolist()))
+
+    def add(k: float) -> float:
+        ratios = [(pairs[v, w] + k) / (unigram[v] + k * size) for v, w in itertools.pairwise(ids.tolist())]
+        return float(-np.log(ratios).mean())
+
+    ours = -model.logprobs(ids).mean()
+    assert ours < min(add(k) for k in (1, 0.1, 0.01, 0.001))
+    assert ours < -np.log(unigram[ids[1:]] / unigram.sum()).mean()
+
+
+def expected_draw(model: Bigram, previous: int, temperature: float, top_k: int, top_p: float) -> np.ndarray:
+    """The distribution by definition: over the whole vocabulary, sorted."""
+    weights = model.probabilities(previous)
+    weights[[BOUNDARY, UNKNOWN]] = 0
+    weights = (weights / weights.max()) ** (1 / temperature)
+    order = np.argsort(-weights, kind="stable")
+    kept = order[: top_k or None]
+    mass = weights[kept].cumsum()
+    kept = kept[: int(np.searchsorted(mass, top_p * mass[-1] * (1 - 1e-12))) + 1] if top_p < 1 else kept
+    result = np.zeros_like(weights)
+    result[kept] = weights[kept]
+    normalised: np.ndarray = result / result.sum()
+    return normalised
+
+
+@given(st.lists(st.text(alphabet="abcdefgh ", min_size=1, max_size=60), min_size=1, max_size=5), PARAMETERS, st.data())
+def test_draws_follow_the_distribution_that_temperature_top_k_and_top_p_leave(
+    texts: list[str], setting: tuple[float, int, float], data: st.DataObject
+) -> None:
+    assume(texts_have_words(texts))
+    model = Bigram.fit(texts)
+    previous = data.draw(st.integers(0, len(model.vocabulary) - 1))
+    expected = expected_draw(model, previous, *setting)
+    sampler = model._sampler(SamplingParams(1, setting[0], setting[1], setting[2]))
+    points = 2000
+    drawn, logprobs = zip(*(sampler.draw(previous, (point + 0.5) / points) for point in range(points)), strict=True)
+    found = np.bincount(drawn, minlength=len(model.vocabulary)) / points
+    # Of equally probable words any may be the last that is kept: compare how much, not which.
+    tolerance = 2 * len(model.vocabulary) / points
+    np.testing.assert_allclose(np.sort(found), np.sort(expected), atol=tolerance)
+    assert found[[BOUNDARY, UNKNOWN]].sum() == 0
+    probabilities = model.probabilities(previous)
+    probabilities[[BOUNDARY, UNKNOWN]] = 0
+    np.testing.assert_allclose(np.exp(logprobs), probabilities[list(drawn)] / probabilities.sum())
+
+
+def test_an_unseen_word_has_a_probability_even_where_training_met_none() -> None:
+    model = Bigram.fit(["a b a b"])
+    assert np.isfinite(model.logprobs(np.array([BOUNDARY, UNKNOWN, 2]))).all()
+
+
 def test_probability_is_the_textbooks() -> None:
     model = Bigram.fit(CORPUS)
     the, cat = model.vocabulary.encode([" the", " cat"])
-    # " the" was followed by cat twice, mat and dog once each; distinct bigrams that end in " cat": only that one.
+    # " the" was followed by cat twice, mat and dog once each; two distinct bigrams end in " cat", one more
+    # is reserved for words never seen.
     distinct = len(model.counts)
     n1, n2 = (model.counts == 1).sum(), (model.counts == 2).sum()
     d = n1 / (n1 + 2 * n2)
-    assert model.probabilities(the)[cat] == pytest.approx((2 - d) / 4 + d * 3 / 4 * 1 / distinct)
+    assert model.probabilities(the)[cat] == pytest.approx((2 - d) / 4 + d * 3 / 4 * 2 / (distinct + 1))
 
 
 def test_log_probabilities_of_a_sequence_are_those_of_its_rows() -> None:
