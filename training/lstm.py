@@ -1,119 +1,246 @@
-"""Fits the LSTM language model with torch; `models/rnn.py` runs it."""
+"""Fits the LSTM language model with torch; `models/rnn.py` runs it, and tells how its words are embedded.
+
+After Merity et al. 2017 (Regularizing and Optimizing LSTM Language Models, https://arxiv.org/abs/1708.02182): tied embeddings, locked
+dropout, contiguous truncated back-propagation; with AdamW and a schedule that follows the minutes instead of averaged SGD.
+"""
 
 import copy
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, embedding, linear
 from tqdm import tqdm
 
-from models.words import BOUNDARY, UNKNOWN, Vocabulary, tokenize
+from models.spelling import Spelling
+from models.words import UNKNOWN, Vocabulary, tokenize
 from training.device import choose_device
 
-WIDTH, LAYERS = 384, 2
-BATCH, WINDOW = 32, 64
-"""Streams that are read side by side, and the words after which back-propagation is cut."""
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes, and what the fit depends on."""
+
+    width: int = 384
+    layers: int = 2
+    shortlist: int = 2_000
+    bands: tuple[int, ...] = (10_000,)
+    """The ids with which the bands behind the first begin."""
+    narrowing: int = 2
+    """Each band's vectors are so many times narrower than those before."""
+    streams: int = 32
+    """Places of the text that are read side by side, …"""
+    window: int = 32
+    """… and the words after which back-propagation is cut."""
+    learning_rate: float = 5e-3
+    dropout: float = 0.2
+    weight_decay: float = 0.01
+    clip: float = 0.5
+    vocabulary: int = 30_000
+
+
+UPDATES = 32
+"""Windows of an epoch at least."""
+STALE = 3
+"""Epochs that were no better, after which the fit ends."""
+
+
+class LockedDropout(nn.Module):
+    """Dropout with one mask for all steps of a window (Gal & Ghahramani 2016, https://arxiv.org/abs/1512.05287)."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of shape (batch, time, width); the same features are 0 at each step."""
+        if not self.training or not self.share:
+            return x
+        mask = x.new_empty(x.shape[0], 1, x.shape[2]).bernoulli_(1 - self.share)
+        return x * mask.div_(1 - self.share)
+
+
+class Band(nn.Module):
+    """Vectors of rarer words, and the projection to the model's width."""
+
+    def __init__(self, size: int, narrow: int, width: int) -> None:
+        super().__init__()
+        self.words = nn.Parameter(torch.randn(size, narrow) / math.sqrt(narrow))
+        self.projection = nn.Parameter(torch.randn(narrow, width) / math.sqrt(width))
+
+
+class TiedWords(nn.Module):
+    """Word vectors that are read at the input and compared with at the output, adaptive in both: see `models/rnn.py`."""
+
+    def __init__(self, size: int, shape: Shape) -> None:
+        super().__init__()
+        cutoffs = [cutoff for cutoff in (shape.shortlist, *shape.bands) if cutoff < size]
+        self.firsts = [*cutoffs, size]
+        self.head = nn.Parameter(torch.randn(self.firsts[0] + len(cutoffs), shape.width) / math.sqrt(shape.width))
+        self.bias = nn.Parameter(torch.zeros(len(self.head)))
+        self.bands = nn.ModuleList(
+            Band(last - first, max(8, shape.width // shape.narrowing ** (n + 1)), shape.width)
+            for n, (first, last) in enumerate(zip(self.firsts, self.firsts[1:], strict=False))
+        )
+
+    def _banded(self) -> list[tuple[Band, int, int]]:
+        """Each band with its first id and the one behind its last."""
+        return [(cast(Band, band), first, last) for band, first, last in zip(self.bands, self.firsts, self.firsts[1:], strict=False)]
+
+    def embed(self, words: Tensor) -> Tensor:
+        """Ids of any shape to vectors (…, width)."""
+        vectors = embedding(words.clamp(max=self.firsts[0] - 1), self.head)
+        for band, first, last in self._banded():
+            inside = (words >= first) & (words < last)
+            rare = linear(band.words[words[inside] - first], band.projection.t())
+            vectors = vectors.masked_scatter(inside[..., None], rare.to(vectors.dtype))
+        return vectors
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """-log P of each of `targets` (n,) by its `outputs` (n, width), shape (n,)."""
+        column = targets
+        for n, first in enumerate(self.firsts[:-1]):
+            column = torch.where(targets >= first, self.firsts[0] + n, column)
+        losses = cross_entropy(linear(outputs, self.head, self.bias).float(), column, reduction="none")
+        for band, first, last in self._banded():
+            rows = ((targets >= first) & (targets < last)).nonzero()[:, 0]
+            narrow = linear(outputs[rows], band.projection)
+            losses = losses.index_add(0, rows, cross_entropy(linear(narrow, band.words).float(), targets[rows] - first, reduction="none"))
+        return losses
 
 
 class LSTMLanguageModel(nn.Module):
-    """An embedding, LSTM layers, and an adaptive softmax, whose cost does not grow with the rare words."""
+    """Tied words around LSTM layers."""
 
-    def __init__(self, vocabulary_size: int, width: int = WIDTH, layers: int = LAYERS) -> None:
+    def __init__(self, vocabulary_size: int, shape: Shape) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary_size, width)
-        self.lstm = nn.LSTM(width, width, layers, batch_first=True, dropout=0.2 if layers > 1 else 0.0)
-        self.dropout = nn.Dropout(0.2)
-        cutoffs = [cutoff for cutoff in (2_000, 10_000) if cutoff < vocabulary_size] or [vocabulary_size - 1]
-        self.softmax = nn.AdaptiveLogSoftmaxWithLoss(width, vocabulary_size, cutoffs)
+        self.words = TiedWords(vocabulary_size, shape)
+        self.layers = nn.ModuleList(nn.LSTM(shape.width, shape.width, batch_first=True) for _ in range(shape.layers))
+        self.dropout = LockedDropout(shape.dropout)
 
-    def forward(self, words: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Ids (batch, time) to outputs (batch, time, width) and the state after them."""
-        outputs, state = self.lstm(self.dropout(self.embedding(words)), state)
-        return self.dropout(outputs), state
-
-    def logprobs(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Log P of `targets` (batch, time), same shape. The adaptive softmax needs fp32: autocast is off in it."""
-        with torch.autocast(outputs.device.type, enabled=False):
-            result: Tensor = self.softmax(outputs.float().flatten(0, 1), targets.flatten()).output
-        return result.view(targets.shape)
+    def forward(self, words: Tensor, state: list[Any] | None = None) -> tuple[Tensor, list[Any]]:
+        """Ids (batch, time) to outputs (batch, time, width) and the state after them, cut off from what was before."""
+        x, new = self.dropout(self.words.embed(words)), []
+        for n, layer in enumerate(self.layers):
+            x, after = layer(x, None if state is None else state[n])
+            x = self.dropout(x)
+            new.append(tuple(part.detach() for part in after))
+        return x, new
 
 
-def stream_of(texts: list[str], vocabulary: Vocabulary) -> Tensor:
-    """The ids of all texts in a row, each after a boundary."""
-    ids = [id for text in texts for id in (BOUNDARY, *vocabulary.encode(tokenize(text)))]
-    return torch.tensor([*ids, BOUNDARY], dtype=torch.long)
+class Fit:
+    """A model while it is fitted: how far it has come, within `epochs` and `seconds`, and the best that it has been."""
+
+    def __init__(self, model: LSTMLanguageModel, shape: Shape, epochs: int, seconds: float | None, bf16: bool) -> None:
+        self.model, self.shape, self.limits, self.bf16 = model, shape, (epochs, seconds), bf16
+        matrices = [weight for weight in model.parameters() if weight.dim() > 1]
+        vectors = [weight for weight in model.parameters() if weight.dim() == 1]
+        groups = [{"params": matrices, "weight_decay": shape.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, fused=True)
+        self.epochs, self.words, self.began = 0, 0, time.perf_counter()
+        self.best, self.best_epoch, self.best_weights = math.inf, 0, model.state_dict()
+        """Least cross-entropy on the held-out texts, in nats per word; when, and with which weights."""
+        self.curve: list[dict[str, float]] = []
+        """Of each epoch the words read so far, and the cross-entropy on training and held-out texts."""
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return time.perf_counter() - self.began
+
+    def progress(self, share: float = 0.0) -> float:
+        """The share of the fit that is done, by epochs or by time, whichever is more; `share` is that of the epoch under way."""
+        epochs, seconds = self.limits
+        return max((self.epochs + share) / epochs, self.seconds / seconds if seconds else 0.0)
+
+    def epoch(self, windows: list[tuple[Tensor, Tensor]], bar: "tqdm[Any]") -> tuple[float, int]:
+        """Read the windows, as far as the time goes; returns the loss summed over the words that were read, and their number."""
+        self.model.train()
+        state, summed, read = None, 0.0, 0
+        for at, (inputs, targets) in enumerate(windows):
+            progress = self.progress(at / len(windows))
+            if progress >= 1:
+                break
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.shape.learning_rate * (1 - progress)
+            with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.bf16):
+                outputs, state = self.model(inputs, state)
+                loss = self.model.words.loss(outputs.flatten(0, 1), targets.flatten()).mean()
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.shape.clip)
+            self.optimizer.step()
+            summed, read = summed + loss.item() * targets.numel(), read + targets.numel()
+            left = f"{bar.format_interval(self.seconds * (1 - progress) / progress)} left, " if progress > 0.01 else ""
+            held_out = f", held out {self.best:.3f}" if self.curve else ""
+            rate = (self.words + read) / self.seconds
+            bar.set_postfix_str(f"{left}epoch {self.epochs + 1}, loss {loss.item():.3f}{held_out}, {rate:,.0f} words/s", refresh=False)
+            bar.update(progress - bar.n)
+        return summed, read
+
+    def note(self, summed: float, read: int, entropy: float) -> None:
+        """An epoch is over, with `entropy` on the held-out texts."""
+        self.epochs, self.words = self.epochs + 1, self.words + read
+        self.curve.append({"words": self.words, "train": summed / read, "held_out": entropy})
+        if entropy < self.best:
+            self.best, self.best_epoch, self.best_weights = entropy, self.epochs, copy.deepcopy(self.model.state_dict())
+
+    @property
+    def over(self) -> bool:
+        """Whether the epochs or the time are, or three epochs were no better."""
+        return self.progress() >= 1 or self.epochs - self.best_epoch >= STALE
 
 
-def fit_lstm(
-    train: list[str], test: list[str], directory: Path, *, vocabulary_size: int = 30_000, epochs: int, seconds: float | None, seed: int
-) -> dict[str, Any]:
-    """Fit on `train`, keep the epoch that predicts `test` best, and write `lstm.safetensors` and `vocabulary.json`.
+def fit_lstm(texts: list[str], directory: Path, *, shape: Shape = Shape(), epochs: int, seconds: float | None, seed: int) -> dict[str, Any]:
+    """Fit on `texts` and write `lstm.safetensors`, `vocabulary.json` and `spelling.npz`.
 
-    The streams are contiguous and the state is carried over (truncated back-propagation through time). Stops after
-    `epochs`, after `seconds`, or when three epochs have not become better. Returns the perplexity on `test` (known words
-    alone) and what it took. Raises ValueError where there is no word to learn from.
+    The last texts (5 %, 200 at most) are not learned: they choose the epoch that is kept. Stops after `epochs`, after `seconds`, or when
+    three epochs have not become better. Returns what it took, and the curve. Raises ValueError where there is no word to learn from.
     """
     torch.manual_seed(seed)
-    vocabulary = Vocabulary.count((tokenize(text) for text in train), vocabulary_size)
+    tokenized = [tokenize(text) for text in texts]
+    held = min(200, math.ceil(len(tokenized) / 20)) if len(tokenized) > 1 else 0
+    learned, held_out = tokenized[: len(tokenized) - held], tokenized[len(tokenized) - held :] or tokenized
+    vocabulary = Vocabulary.count(learned, shape.vocabulary)
     device, bf16, _ = choose_device()
-    data, held_out = stream_of(train, vocabulary).to(device), stream_of(test, vocabulary).to(device)
-    streams = max(1, min(BATCH, (len(data) - 1) // WINDOW))
-    length = (len(data) - 1) // streams
-    inputs, targets = (data[shift : shift + streams * length].view(streams, length) for shift in (0, 1))
-    model = LSTMLanguageModel(len(vocabulary)).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01, fused=True)
-    windows = math.ceil(length / WINDOW)
-    best, best_weights, stale, words, began = math.inf, model.state_dict(), 0, 0, time.perf_counter()
-    with tqdm(total=1.0, desc="LSTM", bar_format="{desc} {percentage:3.0f}%|{bar}| {remaining} left{postfix}") as bar:
-        for epoch in range(epochs):
-            model.train()
-            state = None
-            for window in range(windows):
-                progress = max((epoch + window / windows) / epochs, (time.perf_counter() - began) / seconds if seconds else 0.0)
-                if progress >= 1:
-                    break
-                for group in optimizer.param_groups:
-                    group["lr"] = 3e-3 * (1 - progress)
-                part = slice(window * WINDOW, (window + 1) * WINDOW)
-                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                    outputs, state = model(inputs[:, part], None if state is None else (state[0].detach(), state[1].detach()))
-                loss = -model.logprobs(outputs, targets[:, part]).mean()
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), 0.5)
-                optimizer.step()
-                words += outputs.shape[0] * outputs.shape[1]
-                rate = words / (time.perf_counter() - began)
-                bar.set_postfix_str(
-                    f"epoch {epoch + 1}, loss {loss.item():.3f}, {rate:,.0f} words/s, held-out perplexity {best:,.0f}", refresh=False
-                )
-                bar.update(progress - bar.n)
-            perplexity = held_out_perplexity(model, held_out)
-            if perplexity < best:
-                best, best_weights, stale = perplexity, copy.deepcopy(model.state_dict()), 0
-            else:
-                stale += 1
-            if stale == 3 or (seconds and time.perf_counter() - began >= seconds):
-                break
+    train, valid = (torch.from_numpy(vocabulary.stream(part)).to(device) for part in (learned, held_out))
+    fit = Fit(LSTMLanguageModel(len(vocabulary), shape).to(device), shape, epochs, seconds, bf16)
+    windows = divide(train, shape.streams, shape.window)
+    with tqdm(total=1.0, desc="LSTM", bar_format="{desc} {percentage:3.0f}%|{bar}|{postfix}") as bar:
+        while not fit.over:
+            summed, read = fit.epoch(windows, bar)
+            if read:
+                fit.note(summed, read, cross_entropy_of(fit.model, valid, shape))
     directory.mkdir(parents=True, exist_ok=True)
-    save_file(best_weights, directory / "lstm.safetensors")
+    save_file({name: weight.contiguous() for name, weight in fit.best_weights.items()}, directory / "lstm.safetensors")
     vocabulary.save(directory / "vocabulary.json")
-    return {"perplexity": best, "words": words, "epochs": epoch + 1, "seconds": time.perf_counter() - began}
+    Spelling.fit({token for tokens in learned for token in tokens if token not in vocabulary}).save(directory / "spelling.npz")
+    return {"words": fit.words, "epochs": fit.epochs, "best_epoch": fit.best_epoch, "curve": fit.curve, "seconds": fit.seconds}
+
+
+def divide(ids: Tensor, streams: int, window: int) -> list[tuple[Tensor, Tensor]]:
+    """A stream of ids as at most `streams` that run side by side, cut into windows: inputs and targets, shape (streams, window) each; the
+    last window is shorter, and what does not fill a row is left out. A small corpus gets fewer streams, for `UPDATES` windows.
+    """
+    streams = max(1, min(streams, (len(ids) - 1) // (UPDATES * window)))
+    length = (len(ids) - 1) // streams
+    inputs, targets = (ids[shift : shift + streams * length].view(streams, length) for shift in (0, 1))
+    return [(inputs[:, at : at + window], targets[:, at : at + window]) for at in range(0, length, window)]
 
 
 @torch.no_grad()
-def held_out_perplexity(model: LSTMLanguageModel, ids: Tensor) -> float:
-    """Perplexity per word over the words of a stream that are in the vocabulary, boundaries included."""
+def cross_entropy_of(model: LSTMLanguageModel, ids: Tensor, shape: Shape) -> float:
+    """Mean over the words of a stream that are in the vocabulary, boundaries included, in nats."""
     model.eval()
     state, total, count = None, 0.0, 0
-    for start in range(0, len(ids) - 1, 1024):
-        window = ids[start : start + 1025]
-        outputs, state = model(window[None, :-1], state)
-        known = window[1:] != UNKNOWN
-        total -= float(model.logprobs(outputs, window[None, 1:])[0][known].sum())
+    for inputs, targets in divide(ids, shape.streams, shape.window):
+        outputs, state = model(inputs, state)
+        known = targets != UNKNOWN
+        total += float(model.words.loss(outputs[known], targets[known]).sum())
         count += int(known.sum())
-    return math.exp(total / count) if count else math.inf
+    return total / count if count else math.inf

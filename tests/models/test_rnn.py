@@ -1,5 +1,4 @@
 import asyncio
-import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -7,11 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models.base import SamplingParams
 from models.rnn import LSTM
-from models.words import BOUNDARY, UNKNOWN, tokenize
-from training.lstm import LSTMLanguageModel, fit_lstm, stream_of
+from models.spelling import Spelling
+from models.words import BOUNDARY, UNKNOWN, Vocabulary, tokenize
+from training.lstm import LockedDropout, LSTMLanguageModel, Shape, divide, fit_lstm
 
 TEXTS = [f"The {color} {animal} sat on the mat." for color in ("red", "blue") for animal in ("cat", "dog", "ox")]
 
@@ -19,7 +21,7 @@ TEXTS = [f"The {color} {animal} sat on the mat." for color in ("red", "blue") fo
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[LSTM, dict[str, Any], Path]:
     directory = tmp_path_factory.mktemp("rnn")
-    metrics = fit_lstm(TEXTS * 30, TEXTS, directory, epochs=10, seconds=None, seed=0)
+    metrics = fit_lstm(TEXTS * 30, directory, shape=Shape(width=64), epochs=20, seconds=None, seed=0)
     return LSTM.load(directory), metrics, directory
 
 
@@ -30,35 +32,31 @@ def text_of(model: LSTM, prompt: str, params: SamplingParams) -> str:
     return asyncio.run(collect())
 
 
-@pytest.mark.parametrize("size", [50, 2_500], ids=["one tail", "two clusters"])
+@pytest.mark.parametrize("size", [50, 2_500, 12_000], ids=["shortlist", "one band", "two bands"])
 def test_numpy_computes_what_torch_trained(size: int) -> None:
     torch.manual_seed(0)
-    trained = LSTMLanguageModel(size, width=32).eval()
-    served = LSTM(None, {name: weight.numpy() for name, weight in trained.state_dict().items()})  # type: ignore[arg-type]
-    ids = [0, 7, 3, size - 1, 12]
+    trained = LSTMLanguageModel(size, Shape(width=32)).eval()
+    served = LSTM(Vocabulary([]), Spelling.fit([]), {name: weight.numpy() for name, weight in trained.state_dict().items()})
+    ids = np.array([0, 7, 3, size - 1, 12, min(size, 2_400) - 1])
     with torch.no_grad():
-        outputs, _ = trained(torch.tensor([ids]))
-        expected = trained.softmax.log_prob(outputs[0]).numpy()
+        outputs = trained(torch.from_numpy(ids)[None])[0][0]
+        expected = np.stack([-trained.words.loss(output.expand(size, -1), torch.arange(size)).numpy() for output in outputs])
+    np.testing.assert_allclose(np.exp(expected).sum(axis=1), 1, rtol=1e-4)
     state = served.initial_state()
     for step, id in enumerate(ids):
-        output, state = served.step(id, state)
-        np.testing.assert_allclose(served.logprobs(output), expected[step], atol=1e-5)
+        output, state = served.step(int(id), state)
+        np.testing.assert_allclose(served.next_logprobs(output), expected[step], atol=1e-5)
+    np.testing.assert_allclose(served.logprobs(ids), expected[range(5), ids[1:]], atol=1e-5)
 
 
 def test_it_learns(fitted: tuple[LSTM, dict[str, Any], Path]) -> None:
     model, metrics, _ = fitted
-    assert metrics["perplexity"] < 3  # 13 words, of which all but two are certain
+    ids = model.vocabulary.stream([tokenize(TEXTS[0])])
+    assert -model.logprobs(ids).mean() < math.log(3)  # 13 words, of which all but two are certain
     assert text_of(model, "The red cat sat on", SamplingParams(3, temperature=0)) == " the mat."
-
-
-def test_perplexity_is_that_of_the_model_served(fitted: tuple[LSTM, dict[str, Any], Path]) -> None:
-    model, metrics, _ = fitted
-    ids = stream_of(TEXTS, model.vocabulary).tolist()
-    state, total = model.initial_state(), 0.0
-    for id, following in itertools.pairwise(ids):
-        output, state = model.step(id, state)
-        total += model.logprobs(output)[following]
-    assert math.exp(-total / (len(ids) - 1)) == pytest.approx(metrics["perplexity"], rel=1e-3)
+    curve = [epoch["held_out"] for epoch in metrics["curve"]]
+    assert metrics["best_epoch"] == 1 + curve.index(min(curve))
+    assert metrics["words"] == metrics["curve"][-1]["words"]
 
 
 def test_the_whole_prompt_counts_not_its_last_word_alone(fitted: tuple[LSTM, dict[str, Any], Path]) -> None:
@@ -68,7 +66,7 @@ def test_the_whole_prompt_counts_not_its_last_word_alone(fitted: tuple[LSTM, dic
         state = model.initial_state()
         for id in model.vocabulary.encode(tokenize(prompt)):
             output, state = model.step(id, state)
-        logprobs.append(model.logprobs(output))
+        logprobs.append(model.next_logprobs(output))
     assert not np.allclose(logprobs[0], logprobs[1], atol=1e-3)
 
 
@@ -104,9 +102,33 @@ def test_same_seed_same_text_also_among_others(fitted: tuple[LSTM, dict[str, Any
 
 
 def test_artifact_is_plain_files(fitted: tuple[LSTM, dict[str, Any], Path]) -> None:
-    assert sorted(path.name for path in fitted[2].iterdir()) == ["lstm.safetensors", "vocabulary.json"]
+    assert sorted(path.name for path in fitted[2].iterdir()) == ["lstm.safetensors", "spelling.npz", "vocabulary.json"]
 
 
 def test_an_empty_corpus_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="corpus is empty"):
-        fit_lstm([""], ["a"], tmp_path, epochs=1, seconds=None, seed=0)
+        fit_lstm([""], tmp_path, epochs=1, seconds=None, seed=0)
+
+
+def test_dropout_is_locked() -> None:
+    torch.manual_seed(0)
+    dropped = LockedDropout(0.5)(torch.ones(4, 10, 100))
+    assert torch.equal(dropped, dropped[:, :1].expand_as(dropped))
+    assert set(dropped.unique().tolist()) == {0, 2}
+    assert not torch.equal(dropped[0], dropped[1])
+    assert torch.equal(LockedDropout(0.5).eval()(torch.ones(2, 3, 4)), torch.ones(2, 3, 4))
+
+
+@given(st.integers(2, 300), st.integers(1, 8), st.integers(1, 20))
+def test_windows_are_contiguous_and_targets_are_the_next_words(length: int, streams: int, window: int) -> None:
+    windows = divide(torch.arange(length), streams, window)
+    inputs, targets = (torch.cat(parts, dim=1) for parts in zip(*windows, strict=True))
+    assert torch.equal(inputs + 1, targets)
+    assert torch.equal(inputs.flatten(), torch.arange(inputs.numel()))
+    assert length - 1 - inputs.numel() < len(inputs)
+    assert max(part.shape[1] for part, _ in windows) <= window
+
+
+def test_a_single_text_is_enough(tmp_path: Path) -> None:
+    fit_lstm(["a b a b a b"], tmp_path, epochs=2, seconds=None, seed=0)
+    assert text_of(LSTM.load(tmp_path), "a", SamplingParams(3)).split()
