@@ -6,6 +6,7 @@ BASE_IMAGE ?=
 IMAGE ?= trigen:latest
 TRAIN ?=
 BENCH ?=
+RUN ?= runs/quickstart
 CONTAINER ?= $(shell docker info >/dev/null 2>&1 && echo docker || echo podman)
 
 VENV := .venv
@@ -18,7 +19,7 @@ SOURCES := train.py service.py models training serving benchmarks tests
 export BENTOML_DO_NOT_TRACK ?= True
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train test test-slow bench-train lint types image format
+.PHONY: help serve train test test-slow bench-train bench-baselines report lint types image format
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +39,12 @@ test-slow: $(INSTALLED_DEV) ## the tests that need minutes, real weights or a co
 
 bench-train: $(INSTALLED_BENCH) ## fine-tuning against TRL and the plain loop, ten minutes; BENCH="--base-model … --dataset …" takes others
 	$(BIN)/python -m benchmarks.train $(BENCH)
+
+bench-baselines: $(INSTALLED_BENCH) ## the word models against markovify, nltk and a plain nn.LSTM; BENCH="--dataset …" takes another text
+	$(BIN)/python -m benchmarks.baselines $(BENCH)
+
+report: $(INSTALLED) ## compare the models of the run in RUN= (runs/quickstart) on the same held-out text, once more
+	$(BIN)/python -m training.comparison $(RUN)
 
 lint: $(INSTALLED_DEV) ## ruff
 	$(BIN)/ruff check $(SOURCES)

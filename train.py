@@ -27,6 +27,8 @@ def main(asked: Config, interruption: Interruption) -> None:
 
     from models.store import Artifact, register
     from training.base_model import load_base
+    from training.comparison import compare
+    from training.comparison_report import write_comparison
     from training.data import contexts, load_splits, unanswered
     from training.device import choose_device, join_processes, quieten
     from training.qa import fit_llm
@@ -65,8 +67,10 @@ def main(asked: Config, interruption: Interruption) -> None:
 
     show(metrics)
     write_metrics(metrics, config.output_dir)
+    comparison = compare(config, splits, metrics)
+    print("comparison:", write_comparison(config.output_dir, comparison, metrics))
     if config.register:
-        run = describe_run(config, splits)
+        run = describe_run(config, splits) | {"comparison": comparison}
         own = {"llm": {"base_model": name_of(config.base_model)}}
         artifacts = {
             name: Artifact(config.output_dir / name, run | own.get(name, {}) | {"metrics": values}) for name, values in metrics.items()

@@ -13,7 +13,8 @@ SHOWN = ("base_model", "dataset", "metrics", "seed", "git_commit")
 
 
 def describe(stored: Mapping[str, Model], context_length: int, settings: Settings) -> dict[str, Any]:
-    """Of each model its tag, base model, data set and metrics; and the limits of a request.
+    """Of each model its tag, base model, data set and metrics; the comparison on the same held-out text, of the run that made the LLM; and
+    the limits of a request.
 
     `context_length` is the LLM's, in tokens.
     """
@@ -30,7 +31,7 @@ def describe(stored: Mapping[str, Model], context_length: int, settings: Setting
         "answer_tokens": settings.answer_length,
         "body_bytes": settings.max_body_bytes,
     }
-    return {"models": models, "limits": limits}
+    return {"models": models, "comparison": dict(stored["llm"].info.metadata).get("comparison", {}), "limits": limits}
 
 
 def _bounds(schema: type[GenerateRequest] | type[AnswerRequest], field: str, low: str, high: str) -> list[int]:

@@ -1,5 +1,6 @@
 """The real service over HTTP, on the models of the real `train.py`."""
 
+import asyncio
 import json
 import re
 import socket
@@ -12,6 +13,9 @@ import httpx
 import pytest
 import yaml
 
+from models.base import SamplingParams, TextModel
+from models.bigram import Bigram
+from models.rnn import LSTM
 from tests.conftest import Server, Trained, run, serve
 
 GENERATORS = ["/generate_text", "/generate_with_rnn", "/generate_with_llm"]
@@ -83,12 +87,18 @@ def test_the_bounds_of_length(server: Server, route: str, length: int) -> None:
     assert body["new_tokens"] == length or body["finish_reason"] == "stop"
 
 
-def test_concurrent_requests_keep_to_their_own_seeds(server: Server) -> None:
+def test_same_seed_same_text_among_others_and_in_another_process(server: Server, trained: Trained) -> None:
     bodies = [(route, SEED_BODY | {"seed": seed}) for route in GENERATORS[:2] for seed in range(8)]
     alone = [post(server, route, body).json() for route, body in bodies]
     with ThreadPoolExecutor(16) as pool:
         together = list(pool.map(lambda each: post(server, *each).json(), bodies))
     assert together == alone
+
+    async def here(model: TextModel, seed: int) -> str:
+        return "The" + "".join([token.text async for token in model.stream("The", SamplingParams(20, seed=seed))])
+
+    models = (Bigram.load(trained.output / "bigram"), LSTM.load(trained.output / "rnn"))
+    assert [answer["generated_text"] for answer in alone] == [asyncio.run(here(model, seed)) for model in models for seed in range(8)]
 
 
 def test_a_question_goes_through_the_template_and_other_text_does_not(server: Server) -> None:
@@ -120,6 +130,7 @@ def test_info(server: Server, trained: Trained) -> None:
     assert all(tag["tag"] in trained.printed for tag in body["models"].values())
     assert body["models"]["llm"]["metrics"]["questions"] == 12
     assert body["models"]["llm"]["dataset"]["train_rows"] == 706
+    assert set(body["comparison"]["models"]) == {"unigram", "bigram", "rnn", "base", "llm"}
     assert body["limits"]["length"] == [1, 512]
     assert body["limits"]["start_word_characters"] == [1, 4000]
     assert body["limits"]["context_tokens"] == 768

@@ -1,10 +1,12 @@
 """The real `train.py`: what it prints, writes and registers, and how it fails."""
 
 import json
+import math
 import re
 import time
 from pathlib import Path
 
+import pytest
 import yaml
 
 from models.store import TAGS
@@ -16,16 +18,24 @@ def test_it_prints_what_it_trains_on_first_and_the_scores_last(trained: Trained,
     assert lines[0] == f"base model: {tiny_base} · data set: data/quickstart"
     assert re.match(r"706 training and 174 test questions · .*(bf16|fp32)", lines[1])
     assert re.search(r"^llm     EM \d+\.\d  F1 \d+\.\d  on 12 held-out questions", trained.printed, re.MULTILINE)
-    assert re.search(r"^bigram  perplexity \d", trained.printed, re.MULTILINE)
-    assert re.search(r"^rnn     perplexity \d", trained.printed, re.MULTILINE)
+    assert re.search(r"^bigram  \d\.\d+ bits per byte of held-out text, perplexity \d", trained.printed, re.MULTILINE)
+    assert re.search(r"^rnn     \d\.\d+ bits per byte", trained.printed, re.MULTILINE)
     assert re.match(r"registered: trigen-bigram:\w+, trigen-rnn:\w+, trigen-llm:\w+$", lines[-1])
 
 
 def test_artifacts_are_plain_files_with_the_metadata(trained: Trained) -> None:
+    page = {f"comparison/{name}" for name in ("comparison.md", "comparison.json", "bits_per_byte.png", "speed.png")}
     expected = {
-        "bigram": {"counts.npz", "vocabulary.json"},
-        "rnn": {"lstm.safetensors", "vocabulary.json"},
-        "llm": {"model.safetensors", "config.json", "tokenizer.json", "openvino/openvino_model.xml", "openvino/openvino_tokenizer.xml"},
+        "bigram": {"counts.npz", "vocabulary.json", "spelling.npz", *page},
+        "rnn": {"lstm.safetensors", "vocabulary.json", "spelling.npz", *page},
+        "llm": {
+            "model.safetensors",
+            "config.json",
+            "tokenizer.json",
+            "openvino/openvino_model.xml",
+            "openvino/openvino_tokenizer.xml",
+            *page,
+        },
     }
     store = trained.home / "bentoml/models"
     for name, files in expected.items():
@@ -34,7 +44,7 @@ def test_artifacts_are_plain_files_with_the_metadata(trained: Trained) -> None:
         assert files <= stored
         assert not [file for file in stored if Path(file).suffix in (".pkl", ".pickle", ".bin", ".pt") and "openvino" not in file]
         metadata = yaml.safe_load((latest / "model.yaml").read_text())["metadata"]
-        assert set(metadata) >= {"dataset", "metrics", "seed", "packages", "configuration"}
+        assert set(metadata) >= {"dataset", "metrics", "seed", "packages", "configuration", "comparison"}
         assert (metadata["dataset"]["train_rows"], metadata["dataset"]["test_rows"]) == (706, 174)
         assert metadata["configuration"]["max_minutes"] == 0.4
         assert ("base_model" in metadata) == (name == "llm")
@@ -45,7 +55,7 @@ def test_artifacts_are_plain_files_with_the_metadata(trained: Trained) -> None:
 def test_metrics_are_written_too(trained: Trained) -> None:
     metrics = json.loads((trained.output / "metrics.json").read_text())
     assert set(metrics) == {"bigram", "rnn", "llm"}
-    assert 1 < metrics["bigram"]["perplexity"] < 1_000
+    assert 1 < metrics["bigram"]["bits_per_byte"] < 4
     assert metrics["llm"]["tokens_per_second"] > 0
 
 
@@ -57,9 +67,25 @@ def test_one_model_alone_without_registering_leaves_what_else_is_there(tmp_path:
     done = run(["train.py", *flags], tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("data set: data/quickstart\n")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["bigram", "config.json", "metrics.json", "notes.txt"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "bigram",
+        "comparison",
+        "config.json",
+        "metrics.json",
+        "notes.txt",
+    ]
     assert not (tmp_path / "out/bigram/old.txt").exists()
     assert not (tmp_path / "bentoml/models/trigen-bigram").exists()
+
+    page = tmp_path / "out/comparison/comparison.md"
+    first = json.loads(page.with_suffix(".json").read_text())["models"]
+    page.unlink()
+    again = run(["-m", "training.comparison", str(tmp_path / "out")], tmp_path)  # `make report`
+    assert again.returncode == 0, again.stderr
+    assert "| bigram | **" in again.stdout
+    assert page.exists()
+    for name, measured in json.loads(page.with_suffix(".json").read_text())["models"].items():
+        assert (measured["samples"], measured["bits_per_byte"]) == (first[name]["samples"], first[name]["bits_per_byte"])
 
 
 def test_the_mission_without_the_hub_ends_soon_with_one_message(tmp_path: Path) -> None:
@@ -99,3 +125,23 @@ def test_a_base_model_that_is_none_ends_with_one_message(tmp_path: Path) -> None
         assert done.returncode == 2
         assert done.stderr.startswith(f"train.py: base model {base}: {message}"), done.stderr
         assert done.stderr.count("\n") == 1
+
+
+def test_the_comparison_is_of_the_same_bytes_and_explains_its_order(trained: Trained) -> None:
+    comparison = json.loads((trained.output / "comparison/comparison.json").read_text())
+    models = comparison["models"]
+    assert list(models) == ["unigram", "bigram", "rnn", "base", "llm"]
+    per_word = [m["bits_per_byte"] * comparison["bytes"] / math.log2(m["word_perplexity"]) for m in models.values()]
+    assert per_word == pytest.approx([comparison["words"]] * 5)
+    assert models["unigram"]["bits_per_byte"] > models["bigram"]["bits_per_byte"]
+    assert all(m["tokens_per_second"] > 0 and m["latency_seconds"] > 0 and len(m["samples"]) == 3 for m in models.values())
+    page = (trained.output / "comparison/comparison.md").read_text()
+    assert "| fine-tuned LLM |" in page
+    assert "The order does not hold between" in page  # a random LLM predicts worse than counts
+
+
+def test_a_comparison_without_a_run_ends_with_one_message(tmp_path: Path) -> None:
+    nothing = run(["-m", "training.comparison", str(tmp_path)], tmp_path)
+    assert nothing.returncode == 1
+    assert nothing.stderr.endswith("`python train.py` in runs/latest\n")
+    assert nothing.stderr.count("\n") == 1

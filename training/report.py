@@ -25,7 +25,7 @@ def write_report(directory: Path, records: Records, configuration: dict[str, Any
                 *(f"![{title}]({name}.png)" for name, title in plots.items()),
                 *([_validations(validations), _answers(validations[-1]["answers"])] if validations else []),
                 "## Configuration",
-                _table(("setting", "value"), list(configuration.items())),
+                table(("setting", "value"), list(configuration.items())),
             ]
         )
         + "\n",
@@ -36,7 +36,7 @@ def write_report(directory: Path, records: Records, configuration: dict[str, Any
 def _scores(metrics: dict[str, Any]) -> str:
     free, best = metrics["without_context"], metrics["best_validation"]
     held = "no worse than" if metrics["bits_per_byte"] <= metrics["base_bits_per_byte"] else "**worse than**"
-    return _table(
+    return table(
         ("measure", "value"),
         [
             ("exact match", f"{metrics['exact_match']:.1f} % of {metrics['questions']:,} test questions, asked of {metrics['engine']}"),
@@ -64,15 +64,16 @@ def _validations(validations: list[dict[str, Any]]) -> str:
         (f"{v['step']:,}", f"{v['exact_match']:.1f}", f"{v['f1']:.1f}", f"{v['span_share']:.1%}", f"{v['mean_answer_words']:.1f}")
         for v in validations
     ]
-    return "## Validations\n\n" + _table(("step", "EM", "F1", "spans", "words in an answer"), rows)
+    return "## Validations\n\n" + table(("step", "EM", "F1", "spans", "words in an answer"), rows)
 
 
 def _answers(shown: list[dict[str, Any]]) -> str:
     rows = [(a["question"], " / ".join(a["references"]), a["answer"], a["without_context"]) for a in shown]
-    return "## The last validation's answers\n\n" + _table(("question", "expected", "answer", "without a context"), rows)
+    return "## The last validation's answers\n\n" + table(("question", "expected", "answer", "without a context"), rows)
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
+def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
+    """A table in Markdown."""
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines)
 
@@ -94,26 +95,27 @@ def _plot(directory: Path, train: list[dict[str, Any]], validations: list[dict[s
             axes.plot(steps, values, alpha=0.3, linewidth=0.8, label="step")
             axes.plot(steps, _smooth(values), color="C0", label="moving average")
             axes.legend()
-        _finish(axes, title, directory / f"{name}.png")
-        plt.close(figure)
+        if name == "tokens_per_second":
+            axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
+        save_figure(figure, axes, title, "step", directory / f"{name}.png")
     if validations:
         figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
         for name, label in (("exact_match", "EM"), ("f1", "F1")):
             axes.plot([v["step"] for v in validations], [v[name] for v in validations], marker="o", label=label)
         axes.legend()
         titles["scores"] = "EM and F1 on the validation questions, %"
-        _finish(axes, titles["scores"], directory / "scores.png")
-        plt.close(figure)
+        save_figure(figure, axes, titles["scores"], "step", directory / "scores.png")
     return titles
 
 
-def _finish(axes: Any, title: str, path: Path) -> None:
+def save_figure(figure: Any, axes: Any, title: str, label: str, path: Path) -> None:
+    """Give a plot its title, the label of its horizontal axis and a grid, write it as PNG, and close it."""
     axes.set_title(title, loc="left")
-    axes.set_xlabel("step")
+    axes.set_xlabel(label)
     axes.grid(alpha=0.3)
-    if title.startswith("Tokens"):
-        axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
-    axes.figure.savefig(path, dpi=110)
+    axes.set_axisbelow(True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def _smooth(values: list[float], window: int = 20) -> list[float]:

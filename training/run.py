@@ -59,6 +59,15 @@ def settings(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config) | {"output_dir": str(config.output_dir), "only": list(config.only)}
 
 
+def read_config(output: Path) -> Config:
+    """The settings of the run in a directory. Raises TrainingError where there is none."""
+    try:
+        values = json.loads((output / "config.json").read_text(encoding="utf-8"))["configuration"]
+    except FileNotFoundError:
+        raise TrainingError(f"no run in {output}: `make serve` leaves one in runs/quickstart, `python train.py` in runs/latest") from None
+    return Config(**values | {"output_dir": output, "only": tuple(values["only"])})
+
+
 def echo(config: Config) -> None:
     """Print every setting."""
     words = (f"{name}={' '.join(value) if isinstance(value, list) else value}" for name, value in settings(config).items())
@@ -117,4 +126,7 @@ def show(metrics: dict[str, dict[str, Any]]) -> None:
                 f"{values['bits_per_byte']:.3f} bits per byte (base {values['base_bits_per_byte']:.3f})"
             )
         else:
-            print(f"{name:<7} perplexity {values['perplexity']:,.0f} per known word of held-out text; {values['seconds']:.1f} s")
+            print(
+                f"{name:<7} {values['bits_per_byte']:.3f} bits per byte of held-out text, perplexity {values['word_perplexity']:,.0f} "
+                f"per word; {values['seconds']:.1f} s"
+            )
