@@ -211,7 +211,7 @@ def fit_lstm(texts: list[str], directory: Path, *, shape: Shape = Shape(), epoch
     train, valid = (torch.from_numpy(vocabulary.stream(part)).to(device) for part in (learned, held_out))
     fit = Fit(LSTMLanguageModel(len(vocabulary), shape).to(device), shape, epochs, seconds, bf16)
     windows = divide(train, shape.streams, shape.window)
-    with tqdm(total=1.0, desc="LSTM", bar_format="{desc} {percentage:3.0f}%|{bar}|{postfix}") as bar:
+    with tqdm(total=1.0, desc="LSTM", bar_format="{desc} {percentage:3.0f}%{postfix} |{bar}|") as bar:
         while not fit.over:
             summed, read = fit.epoch(windows, bar)
             if read:
