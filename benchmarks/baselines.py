@@ -12,13 +12,13 @@ import json
 import os
 import resource
 import signal
-import subprocess
+import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parent.parent
+from benchmarks.contestants import run_contestant
+
 BIGRAM_WORDS, LSTM_WORDS = 200_000, 200
 PEER_SECONDS = 10.0
 """What a peer that writes slowly may take."""
@@ -135,7 +135,7 @@ def _words_per_second(write: Callable[[], None]) -> dict[str, float]:
         began = time.perf_counter()
         write()
         times.append(time.perf_counter() - began)
-    return {"words_per_second": LSTM_WORDS / sorted(times)[len(times) // 2]}
+    return {"words_per_second": LSTM_WORDS / statistics.median(times)}
 
 
 BIGRAMS: dict[str, Callable[[str], dict[str, float]]] = {"trigen": bigram, "markovify": markovify, "nltk KneserNeyInterpolated": nltk}
@@ -155,10 +155,7 @@ def compare(dataset: str) -> None:
     results = {}
     for name in (*BIGRAMS, *LSTMS):
         print(f"{name} …", file=sys.stderr, flush=True)
-        command = [sys.executable, "-m", "benchmarks.baselines", "--contestant", name, "--dataset", dataset]
-        results[name] = json.loads(
-            subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
-        )
+        results[name] = run_contestant("benchmarks.baselines", name, "--dataset", dataset)
     ours = results["trigen"]
     print("| bigram, one core | fit, s | peak GB¹ | words/s | trigen fits faster by | trigen writes faster by |\n|---|---|---|---|---|---|")
     for name in BIGRAMS:

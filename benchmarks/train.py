@@ -16,7 +16,6 @@ import json
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.contestants import run_contestant
 from benchmarks.peers import TRL_BATCH, TRL_LENGTH, prompts_and_completions, sft_config
 from benchmarks.random_base import save_random_gpt2
 from training.interruption import Interruption
@@ -198,9 +198,7 @@ def compare(base_model: str, dataset: str, seconds: float) -> None:
     given = ("--base-model", base_model, "--dataset", dataset, "--seconds", str(seconds))
     for name in CONTESTANTS:
         print(f"{name}: {seconds:.0f} s after its first step …", file=sys.stderr, flush=True)
-        command = [sys.executable, "-m", "benchmarks.train", "--contestant", name, *given]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        results[name] = json.loads(done.stdout.splitlines()[-1])
+        results[name] = run_contestant("benchmarks.train", name, *given)
         rates.append(matrix_rate())
     rate, apart = statistics.median(rates), results["trigen, contexts repeated"]
     row = apart["tokens_per_second"] / apart["rows_per_second"]

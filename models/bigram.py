@@ -44,9 +44,7 @@ class Bigram:
         self.discount = once / (once + 2 * twice) if once and twice else 0.5
         self.totals = np.diff(np.concatenate([[0], counts.cumsum(dtype=np.int64)])[starts])
         """c(v), shape (V,)."""
-        ends = np.bincount(successors, minlength=len(vocabulary))
-        ends[UNKNOWN] = max(ends[UNKNOWN], 1)  # where training met none, the next text may
-        self.continuation: NDArray[np.float64] = ends / ends.sum()
+        self.continuation = _shares(np.bincount(successors, minlength=len(vocabulary)))
         """P_continuation, shape (V,)."""
         self._samplers: OrderedDict[tuple[float, int, float], RowSampler] = OrderedDict()
 
@@ -58,7 +56,7 @@ class Bigram:
         """
         tokenized = [tokenize(text) for text in texts]
         vocabulary = Vocabulary.count(tokenized, vocabulary_size)
-        spelling = Spelling.fit({token for tokens in tokenized for token in tokens if token not in vocabulary})
+        spelling = Spelling.fit(vocabulary.unknown(tokenized))
         ids = vocabulary.stream(tokenized)
         size = len(vocabulary)
         pairs, counts = np.unique(ids[:-1] * size + ids[1:], return_counts=True)
@@ -70,9 +68,7 @@ class Bigram:
         """The words without their neighbours, by relative frequency: a model whose rows are empty."""
         rows = np.zeros_like(self.starts)
         result = type(self)(self.vocabulary, self.spelling, rows, self.successors[:0], self.counts[:0])
-        ends = np.bincount(self.successors, self.counts, minlength=len(self.vocabulary))
-        ends[UNKNOWN] = max(ends[UNKNOWN], 1)
-        result.continuation = ends / ends.sum()
+        result.continuation = _shares(np.bincount(self.successors, self.counts, minlength=len(self.vocabulary)))
         return result
 
     @property
@@ -154,3 +150,10 @@ class Bigram:
         words, spelling = Vocabulary.load(directory / "vocabulary.json"), Spelling.load(directory / "spelling.npz")
         with np.load(directory / "counts.npz", allow_pickle=False) as arrays:
             return cls(words, spelling, arrays["starts"], arrays["successors"], arrays["counts"])
+
+
+def _shares(counts: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Counts of words as probabilities. Where training met no unknown word, the next text may: it has one count at least."""
+    counts[UNKNOWN] = max(counts[UNKNOWN], 1)
+    shares: NDArray[np.float64] = counts / counts.sum()
+    return shares

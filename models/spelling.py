@@ -9,7 +9,8 @@ section 2.5) down to a uniform distribution over the 256 bytes and the end: P(b 
 T(h) is the number of different bytes that followed h, and h' is h without its first byte.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -23,23 +24,34 @@ END, START = 256, 257
 BASE = 258
 
 Integers = NDArray[np.int64]
+Tables = list[tuple[Integers, Integers]]
 
 
 class Spelling:
     """Counts of byte sequences of each length from 1 to `ORDER`, as sorted keys: a sequence read as a number of base 258."""
 
-    def __init__(self, tables: list[tuple[Integers, Integers]]) -> None:
-        self.tables = tables
-        # Of each context (a key without its last symbol): how often anything followed it, and how many different symbols did.
-        self._contexts = []
-        for keys, counts in tables:
+    def __init__(self, read: Callable[[], Tables]) -> None:
+        self._read = read
+
+    @cached_property
+    def tables(self) -> Tables:
+        """Of each order its keys and counts. Read when they are asked for: serving, which spells nothing, never does."""
+        return self._read()
+
+    @cached_property
+    def _contexts(self) -> list[tuple[Integers, Integers, Integers]]:
+        """Of each order the contexts (a key without its last symbol), how often anything followed, and how many different symbols did."""
+        result = []
+        for keys, counts in self.tables:
             contexts, first, types = np.unique(keys // BASE, return_index=True, return_counts=True)
-            self._contexts.append((contexts, np.add.reduceat(counts, first) if len(keys) else counts, types))
+            result.append((contexts, np.add.reduceat(counts, first) if len(keys) else counts, types))
+        return result
 
     @classmethod
     def fit(cls, words: Iterable[str]) -> Self:
         """Learn from different `words`, each counted once: how often a new word comes is not this model's affair."""
-        return cls([np.unique(keys, return_counts=True) for keys in _keys(*_symbols(words))])
+        tables = [np.unique(keys, return_counts=True) for keys in _keys(*_symbols(words))]
+        return cls(lambda: tables)
 
     def bits(self, words: Iterable[str]) -> NDArray[np.float64]:
         """The cost of spelling each of `words`, in bits, shape (words,)."""
@@ -67,8 +79,12 @@ class Spelling:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as arrays:
-            return cls([(arrays[f"keys{n}"], arrays[f"counts{n}"]) for n in range(1, ORDER + 1)])
+
+        def read() -> Tables:
+            with np.load(path, allow_pickle=False) as arrays:
+                return [(arrays[f"keys{n}"], arrays[f"counts{n}"]) for n in range(1, ORDER + 1)]
+
+        return cls(read)
 
 
 def _symbols(words: Iterable[str]) -> tuple[Integers, Integers]:

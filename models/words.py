@@ -82,8 +82,9 @@ class Vocabulary:
         ids = [id for tokens in texts for id in (BOUNDARY, *self.encode(tokens))]
         return np.array([*ids, BOUNDARY], dtype=np.int64)
 
-    def __contains__(self, token: str) -> bool:
-        return token in self._ids
+    def unknown(self, texts: Iterable[list[str]]) -> set[str]:
+        """The different tokens of tokenized `texts` that are outside the vocabulary."""
+        return {token for tokens in texts for token in tokens if token not in self._ids}
 
     def word(self, id: int) -> str:
         """The word of an id from 2 on, with its leading space."""

@@ -1,7 +1,7 @@
 """Bits per byte of held-out text: what any two language models compare by, whatever their tokens or words are.
 
-The negative log-likelihood of all tokens in
-bits, over the bytes of the text in UTF-8 (The Pile: Gao et al., arXiv:2101.00027, section 3.1).
+The negative log-likelihood of all tokens in bits, over the bytes of the text in UTF-8 (The Pile: Gao et al., arXiv:2101.00027, section
+3.1).
 """
 
 import math

@@ -60,16 +60,19 @@ class Measured:
     """The continuation of each of `PROMPTS`, with the same seed."""
 
 
+class NothingToCompare(TrainingError):
+    """The models are there, and no text that all of them could read; nothing of the training is lost."""
+
+
 def compare(config: Config, splits: Splits, metrics: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Measure the models of `config.output_dir` that `metrics` names, each beside what it improves on."""
+    """Measure the models of `config.output_dir` that `metrics` names, each beside what it improves on. Raises `NothingToCompare`."""
     texts = contexts(draw(splits.test, None, config.seed))
     base = load_base(config.base_model, config.max_length, 0.0) if "llm" in metrics else None
     if base:
         limit = longest(base[0])
         texts = [text for text in texts[: 2 * CONTEXTS] if len(base[1](text)["input_ids"]) < limit]
-    texts = texts[:CONTEXTS]
-    if not texts:
-        raise TrainingError("no held-out context fits the LLM's window: there is nothing to compare on")
+    if not (texts := texts[:CONTEXTS]):
+        raise NothingToCompare("no held-out context fits the LLM's window: there is nothing to compare on")
     output, models = config.output_dir, {}
     if "bigram" in metrics:
         bigram = Bigram.load(output / "bigram")

@@ -219,7 +219,7 @@ def fit_lstm(texts: list[str], directory: Path, *, shape: Shape = Shape(), epoch
     directory.mkdir(parents=True, exist_ok=True)
     save_file({name: weight.contiguous() for name, weight in fit.best_weights.items()}, directory / "lstm.safetensors")
     vocabulary.save(directory / "vocabulary.json")
-    Spelling.fit({token for tokens in learned for token in tokens if token not in vocabulary}).save(directory / "spelling.npz")
+    Spelling.fit(vocabulary.unknown(learned)).save(directory / "spelling.npz")
     return {"words": fit.words, "epochs": fit.epochs, "best_epoch": fit.best_epoch, "curve": fit.curve, "seconds": fit.seconds}
 
 

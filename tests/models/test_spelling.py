@@ -1,5 +1,5 @@
-import itertools
 import math
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -7,45 +7,44 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.spelling import Spelling
+from models.spelling import END, ORDER, START, Spelling
 
 WORDS = [" Zanzibar", " zebra", " zebras", " naïveté", "…"]
 
 
-def test_every_word_has_a_cost(tmp_path: Path) -> None:
-    @given(st.lists(st.text(min_size=1), max_size=5))
-    def check(words: list[str]) -> None:
-        bits = Spelling.fit(WORDS).bits(words)
-        assert bits.shape == (len(words),)
-        assert np.isfinite(bits).all()
-        assert (bits > 0).all()
+def by_definition(trained: list[str], word: str) -> float:
+    """Witten-Bell as its formula reads, with counts in dictionaries; checks on the way that each distribution sums to one."""
+    counts: dict[tuple[int, ...], Counter[int]] = {}
+    for text in trained:
+        symbols = [*[START] * (ORDER - 1), *text.encode(), END]
+        for at in range(ORDER - 1, len(symbols)):
+            for length in range(ORDER):
+                counts.setdefault(tuple(symbols[at - length : at]), Counter())[symbols[at]] += 1
 
-    check()
+    def distribution(history: tuple[int, ...]) -> list[float]:
+        result = [1 / 257] * 257
+        for length in range(ORDER):
+            if followed := counts.get(history[len(history) - length :]):
+                total, types = followed.total(), len(followed)
+                result = [(followed[symbol] + types * lower) / (total + types) for symbol, lower in enumerate(result)]
+        assert sum(result) == pytest.approx(1)
+        return result
+
+    symbols = [*[START] * (ORDER - 1), *word.encode(), END]
+    return -sum(math.log2(distribution(tuple(symbols[at - ORDER + 1 : at]))[symbols[at]]) for at in range(ORDER - 1, len(symbols)))
 
 
-def test_the_next_bytes_are_a_distribution() -> None:
-    # P(end) + sum over bytes b of P(b) = 1, after any beginning: of two-byte words all that begin alike, with all that may follow.
-    spelling = Spelling.fit(["aa", "ab", "b", "abba"])
-    letters = [chr(code) for code in range(128)]
-    exactly = {word: 2 ** -spelling.bits([word])[0] for word in ["", *letters, *map("".join, itertools.product("ab", letters))]}
-    # From the chain rule: P(word ends after w) <= 1, and the probability of all words up to two signs long is below 1.
-    assert sum(exactly.values()) < 1
-    trained = sum(2 ** -spelling.bits([word])[0] for word in ["aa", "ab", "b", "abba"])
-    assert 0.4 < trained < 1
+@given(st.lists(st.text("abé", max_size=8), max_size=6), st.text("abcé", max_size=8))
+def test_bits_are_witten_bells(trained: list[str], word: str) -> None:
+    assert Spelling.fit(trained).bits([word, "b"])[0] == pytest.approx(by_definition(trained, word))
 
 
-def test_probability_is_witten_bells() -> None:
-    spelling = Spelling.fit(["a", "b"])
-    # After the start: a and b once each, two types, backing off through four orders that have the same counts to the symbol alone, where
-    # a and b have one count each and the end two, of three types, before the uniform distribution.
-    alone = {"a": (1 + 3 / 257) / (4 + 3), "end": (2 + 3 / 257) / (4 + 3)}
-    first = alone["a"]
-    for _ in range(5):
-        first = (1 + 2 * first) / (2 + 2)
-    end = alone["end"]
-    for _ in range(5):
-        end = (1 + 1 * end) / (1 + 1)
-    assert spelling.bits(["a"])[0] == pytest.approx(-math.log2(first * end))
+@given(st.lists(st.text(min_size=1), max_size=5))
+def test_every_word_has_a_cost(words: list[str]) -> None:
+    bits = Spelling.fit(WORDS).bits(words)
+    assert bits.shape == (len(words),)
+    assert np.isfinite(bits).all()
+    assert (bits > 0).all()
 
 
 def test_what_looks_like_the_training_words_is_cheaper() -> None:

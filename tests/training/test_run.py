@@ -22,8 +22,8 @@ def test_resuming_keeps_what_is_finished_and_starting_anew_does_not(tmp_path: Pa
     config = Config(output_dir=tmp_path, only=("bigram", "rnn"))
     assert begin(config, splits) == {}
     (tmp_path / "bigram").mkdir()
-    write_metrics({"bigram": {"perplexity": 5.0}, "rnn": {"perplexity": 4.0}}, tmp_path)
-    assert begin(dataclasses.replace(config, resume=True), splits) == {"bigram": {"perplexity": 5.0}}  # the rnn's files are gone
+    write_metrics({"bigram": {"bits_per_byte": 5.0}, "rnn": {"bits_per_byte": 4.0}}, tmp_path)
+    assert begin(dataclasses.replace(config, resume=True), splits) == {"bigram": {"bits_per_byte": 5.0}}  # the rnn's files are gone
     assert begin(config, splits) == {}
     assert not (tmp_path / "bigram").exists()
     assert json.loads((tmp_path / "config.json").read_text())["configuration"]["only"] == ["bigram", "rnn"]
