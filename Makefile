@@ -25,7 +25,7 @@ help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: $(INSTALLED) ## serve on HOST:PORT (127.0.0.1:3000); trains the quickstart first if the store has no models
-	@$(BIN)/python -m models.store || { echo "training the quickstart first: once, seven to eight minutes on two cores"; $(BIN)/python train.py --preset quickstart --output-dir runs/quickstart --resume; }
+	@$(BIN)/python -m models.store || { echo "training the quickstart first: once, about eight minutes on two cores"; $(BIN)/python train.py --preset quickstart --output-dir runs/quickstart --resume; }
 	$(BIN)/bentoml serve --host $(HOST) --port $(PORT)
 
 train: $(INSTALLED) ## the mission: GPT-2 on SQuAD from the Hub (a GPU's work); TRAIN="--max-minutes 30 …" adds flags

@@ -27,7 +27,7 @@ def main(asked: Config, interruption: Interruption) -> None:
 
     from models.store import Artifact, register
     from training.base_model import load_base
-    from training.comparison import NothingToCompare, compare
+    from training.comparison import compare
     from training.comparison_report import write_comparison
     from training.data import contexts, load_splits, unanswered
     from training.device import choose_device, join_processes, quieten
@@ -67,12 +67,8 @@ def main(asked: Config, interruption: Interruption) -> None:
 
     show(metrics)
     write_metrics(metrics, config.output_dir)
-    comparison: dict[str, Any] = {}
-    try:
-        comparison = compare(config, splits, metrics)
-        print("comparison:", write_comparison(config.output_dir, comparison, metrics))
-    except NothingToCompare as why:
-        print("no comparison:", why)
+    comparison = compare(config, splits, metrics)
+    print("comparison:", write_comparison(config.output_dir, comparison, metrics))
     if config.register:
         run = describe_run(config, splits) | {"comparison": comparison}
         own = {"llm": {"base_model": name_of(config.base_model)}}

@@ -20,47 +20,43 @@ from models.spelling import Spelling
 from models.words import UNKNOWN, Vocabulary, tokenize
 
 BATCH = 8
+CONTEXTS = 100
+"""Held-out contexts that a language model is scored on, …"""
 
 
-def bits_per_byte(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int, autocast: bool
-) -> float:
-    """Of the first `max_length` tokens of each text behind a document's start; where the tokenizer knows of none, the first token's bits
-    are left out, for any model alike.
-    """
-    bits, size = bits_and_bytes(model, tokenizer, texts, max_length, autocast)
-    return bits / size
-
-
-def longest(model: PreTrainedModel) -> int:
-    """The tokens that a model can see at once."""
-    return int(getattr(model.config, "max_position_embeddings", 1024))
+def excerpts(contexts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[str]:
+    """… and as much of each as `max_length` of an LLM's tokens hold, a document's start among them: texts that every model reads whole."""
+    cut = []
+    for text in contexts[:CONTEXTS]:
+        ends = [end for _, end in tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]]
+        # Between words, where the beginning has the tokens that it has in the whole.
+        cut.append(text if len(ends) < max_length else text[: ends[max_length - 2]].rsplit(" ", 1)[0])
+    return cut
 
 
 @torch.no_grad()
-def bits_and_bytes(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int, autocast: bool
-) -> tuple[float, int]:
-    """What `bits_per_byte` divides."""
+def bits_per_byte(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], autocast: bool) -> float:
+    """Of `texts`, each behind a document's start; where the tokenizer knows of none, the first token's bits are left out, for any model
+    alike.
+    """
     device = next(model.parameters()).device
     start = document_start(tokenizer)
-    rows = sorted((tokenizer(start + text)["input_ids"][:max_length] for text in texts), key=len)
+    rows = sorted((tokenizer(start + text)["input_ids"] for text in texts), key=len)
     was_training = model.training
     model.eval()
-    bits, size = 0.0, 0
+    bits = 0.0
     for at in range(0, len(rows), BATCH):
         part = rows[at : at + BATCH]
         ids = torch.zeros(len(part), len(part[-1]), dtype=torch.long)
         counted = torch.zeros_like(ids, dtype=torch.bool)
         for row, tokens in enumerate(part):
             ids[row, : len(tokens)], counted[row, 1 : len(tokens)] = torch.tensor(tokens), True
-            size += len(str(tokenizer.decode(tokens, skip_special_tokens=True)).encode())
         ids, counted = ids.to(device), counted.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             logits = model(input_ids=ids, use_cache=False).logits
         bits += float(cross_entropy(logits[:, :-1][counted[:, 1:]].float(), ids[counted], reduction="sum")) / math.log(2)
     model.train(was_training)
-    return bits, size
+    return bits / _bytes(texts)
 
 
 class WordModel(Protocol):
@@ -87,10 +83,14 @@ def word_model_bits(model: WordModel, texts: Sequence[str]) -> float:
 
 def word_model_scores(model: WordModel, texts: Sequence[str]) -> dict[str, Any]:
     """Bits per byte and perplexity per word of a word model."""
-    return scores(word_model_bits(model, texts), texts)
+    return scores(word_model_bits(model, texts) / _bytes(texts), texts)
 
 
-def scores(bits: float, texts: Sequence[str]) -> dict[str, Any]:
-    """What `bits` are for a byte of `texts`, and as perplexity for one of their words (`models/words.py`), whichever model spent them."""
+def scores(bits_per_byte: float, texts: Sequence[str]) -> dict[str, Any]:
+    """Bits for a byte of `texts`, and the same as perplexity for one of their words (`models/words.py`), whichever model spent them."""
     words = sum(len(tokenize(text)) for text in texts)
-    return {"bits_per_byte": bits / sum(len(text.encode()) for text in texts), "word_perplexity": 2 ** (bits / words)}
+    return {"bits_per_byte": bits_per_byte, "word_perplexity": 2 ** (bits_per_byte * _bytes(texts) / words)}
+
+
+def _bytes(texts: Sequence[str]) -> int:
+    return sum(len(text.encode()) for text in texts)

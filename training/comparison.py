@@ -2,9 +2,10 @@
 
     python -m training.comparison [DIRECTORY]      of a run that is finished (runs/latest), again
 
-The held-out contexts are whole, each read from its beginning by each model. Bits per UTF-8 byte compare any two of them (Gao et al. 2020,
-arXiv:2101.00027, section 3.1); perplexity per word is the same bits over the same words. A word outside a vocabulary costs its spelling too
-(`models/spelling.py`), and the end of a text is not charged. The engine that serves writes the samples and gives the times.
+The held-out contexts are read from their beginning by each model, as much of each as a training sequence of the LLM holds. Bits per UTF-8
+byte compare any two of them (Gao et al. 2020, arXiv:2101.00027, section 3.1); perplexity per word is the same bits over the same words. A
+word outside a vocabulary costs its spelling too (`models/spelling.py`), and the end of a text is not charged. The engine that serves writes
+the samples and gives the times.
 """
 
 import argparse
@@ -17,14 +18,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 from models.base import SamplingParams, TextModel
 from models.bigram import Bigram
 from models.rnn import LSTM
 from models.words import tokenize
 from training.base_model import load_base
-from training.bits_per_byte import bits_and_bytes, longest, scores, word_model_scores
+from training.bits_per_byte import CONTEXTS, excerpts, scores, word_model_scores
 from training.comparison_report import write_comparison
 from training.config import Config
 from training.data import Splits, contexts, draw, load_splits
@@ -33,8 +32,6 @@ from training.errors import TrainingError
 from training.qa import loaded, save_artifact
 from training.run import read_config, read_metrics
 
-CONTEXTS = 100
-"""Held-out contexts that are compared on."""
 PROMPTS = ("The city", "In 1920 the", "One of the most important")
 LENGTH, REQUESTS = 64, 9
 """New tokens of the requests that are timed, and how many, one after the other."""
@@ -60,33 +57,25 @@ class Measured:
     """The continuation of each of `PROMPTS`, with the same seed."""
 
 
-class NothingToCompare(TrainingError):
-    """The models are there, and no text that all of them could read; nothing of the training is lost."""
-
-
 def compare(config: Config, splits: Splits, metrics: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Measure the models of `config.output_dir` that `metrics` names, each beside what it improves on. Raises `NothingToCompare`."""
+    """Measure the models of `config.output_dir` that `metrics` names, each beside what it improves on."""
     texts = contexts(draw(splits.test, None, config.seed))
     base = load_base(config.base_model, config.max_length, 0.0) if "llm" in metrics else None
-    if base:
-        limit = longest(base[0])
-        texts = [text for text in texts[: 2 * CONTEXTS] if len(base[1](text)["input_ids"]) < limit]
-    if not (texts := texts[:CONTEXTS]):
-        raise NothingToCompare("no held-out context fits the LLM's window: there is nothing to compare on")
-    output, models = config.output_dir, {}
+    texts = excerpts(texts, base[1], config.max_length) if base else texts[:CONTEXTS]
+    output, seed, models = config.output_dir, config.seed, {}
     if "bigram" in metrics:
         bigram = Bigram.load(output / "bigram")
-        models["unigram"] = _measure_words(bigram.unigram(), texts, None, None, config)
-        models["bigram"] = _measure_words(bigram, texts, metrics["bigram"]["seconds"], _size(output / "bigram"), config)
+        models["unigram"] = _measure_words(bigram.unigram(), texts, None, None, seed)
+        models["bigram"] = _measure_words(bigram, texts, output / "bigram", metrics["bigram"]["seconds"], seed)
     if "rnn" in metrics:
-        models["rnn"] = _measure_words(LSTM.load(output / "rnn"), texts, metrics["rnn"]["seconds"], _size(output / "rnn"), config)
+        models["rnn"] = _measure_words(LSTM.load(output / "rnn"), texts, output / "rnn", metrics["rnn"]["seconds"], seed)
     if base:
-        model, tokenizer = base
+        (model, tokenizer), llm = base, metrics["llm"]  # the fine-tuning has measured the bits per byte of both (training/qa.py)
         with tempfile.TemporaryDirectory() as scratch:
-            save_artifact(model, tokenizer, Path(scratch) / "base", config)
-            models["base"] = _measure_llm(model, tokenizer, Path(scratch) / "base", texts, None, config)
-        tuned, _ = load_base(str(output / "llm"), config.max_length, 0.0)
-        models["llm"] = _measure_llm(tuned, tokenizer, output / "llm", texts, metrics["llm"]["seconds"], config)
+            save_artifact(model, tokenizer, Path(scratch), config)
+            models["base"] = _measure_llm(Path(scratch), scores(llm["base_bits_per_byte"], texts), model.num_parameters(), None, seed)
+        tuned = scores(llm["bits_per_byte"], texts)
+        models["llm"] = _measure_llm(output / "llm", tuned, model.num_parameters(), llm["seconds"], seed)
     return {
         "contexts": len(texts),
         "bytes": sum(len(text.encode()) for text in texts),
@@ -98,31 +87,23 @@ def compare(config: Config, splits: Splits, metrics: dict[str, dict[str, Any]]) 
     }
 
 
-def _measure_words(model: Bigram | LSTM, texts: list[str], seconds: float | None, size: int | None, config: Config) -> Measured:
-    return Measured(
-        **word_model_scores(model, texts),
-        parameters=model.parameters,
-        artifact_bytes=size,
-        training_seconds=seconds,
-        **asyncio.run(_generate(model, config.seed)),
-    )
+def _measure_words(model: Bigram | LSTM, texts: list[str], artifact: Path | None, seconds: float | None, seed: int) -> Measured:
+    return _measure(model, word_model_scores(model, texts), artifact, model.parameters, seconds, seed)
 
 
-def _measure_llm(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, artifact: Path, texts: list[str], seconds: float | None, config: Config
-) -> Measured:
-    device, bf16, _ = choose_device()
-    model.to(device)  # type: ignore[arg-type]  # a wrapper of transformers hides the signature
-    bits, _ = bits_and_bytes(model, tokenizer, texts, longest(model), bf16)
+def _measure_llm(artifact: Path, scored: dict[str, Any], parameters: int, seconds: float | None, seed: int) -> Measured:
     with loaded(artifact) as llm:
-        generated = asyncio.run(_generate(llm, config.seed))
-    return Measured(
-        **scores(bits, texts),
-        parameters=model.num_parameters(),
-        artifact_bytes=_size(artifact),
-        training_seconds=seconds,
-        **generated,
-    )
+        return _measure(llm, scored, artifact, parameters, seconds, seed)
+
+
+def _measure(
+    model: TextModel, scored: dict[str, Any], artifact: Path | None, parameters: int, seconds: float | None, seed: int
+) -> Measured:
+    size = None
+    if artifact is not None:  # without the page of an earlier comparison
+        size = sum(path.stat().st_size for path in artifact.rglob("*") if path.is_file() and path.parent.name != "comparison")
+    generated = asyncio.run(_generate(model, seed))
+    return Measured(**scored, parameters=parameters, artifact_bytes=size, training_seconds=seconds, **generated)
 
 
 async def _generate(model: TextModel, seed: int) -> dict[str, Any]:
@@ -135,10 +116,6 @@ async def _generate(model: TextModel, seed: int) -> dict[str, Any]:
         tokens += len([token async for token in model.stream(prompt, params)])
         times.append(time.perf_counter() - began)
     return {"samples": samples, "tokens_per_second": tokens / sum(times), "latency_seconds": statistics.median(times)}
-
-
-def _size(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ def write_comparison(run: Path, comparison: dict[str, Any], metrics: dict[str, d
             [
                 "# Three generations on the same bytes",
                 f"{comparison['contexts']:,} held-out contexts, {comparison['bytes']:,} bytes of UTF-8, {comparison['words']:,} words and "
-                f"signs; each context from its beginning, whole. A word outside a vocabulary is charged its spelling. "
+                f"signs; each context from its beginning. A word outside a vocabulary is charged its spelling. "
                 f"{comparison['machine']}.",
                 _scores(models),
                 "![Bits per byte](bits_per_byte.png)",

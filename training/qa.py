@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from models.llm import LLM, SETTINGS, document_start
 from training.base_model import takes_segments
-from training.bits_per_byte import bits_per_byte
+from training.bits_per_byte import bits_per_byte, excerpts
 from training.checkpoint import newest_checkpoint
 from training.config import Config
 from training.data import Splits, contexts, divide_contexts, draw
@@ -32,8 +32,8 @@ from training.run import FINE_TUNING, settings
 
 SHOWN = 5
 """Fixed questions whose answers each validation shows."""
-PLAIN_TEXTS, CONTEXT_FREE = 100, 200
-"""Test contexts that bits per byte are measured on, and test questions that are asked without their context too."""
+CONTEXT_FREE = 200
+"""Test questions that are asked without their context too."""
 
 
 def fit_llm(
@@ -62,11 +62,12 @@ def fit_llm(
         sequences = encode(train, tokenizer, recipe(config, takes_segments(model)))
     records = Records(work, accelerator.is_main_process)
     torch.manual_seed(config.seed + accelerator.process_index)
-    test, texts = draw(splits.test, config.eval_examples, config.seed), contexts(draw(splits.test, None, config.seed))[:PLAIN_TEXTS]
+    test = draw(splits.test, config.eval_examples, config.seed)
+    texts = excerpts(contexts(draw(splits.test, None, config.seed)), tokenizer, config.max_length)
     autocast = accelerator.mixed_precision == "bf16"
     if accelerator.is_main_process and not records.read("base"):
         model.to(accelerator.device)
-        records.log("base", 0, bits_per_byte=bits_per_byte(model, tokenizer, texts, config.max_length, autocast))
+        records.log("base", 0, bits_per_byte=bits_per_byte(model, tokenizer, texts, autocast))
 
     def validate(done: Progress) -> dict[str, Any]:
         candidate = work / "candidate"
@@ -97,7 +98,7 @@ def fit_llm(
     tuned = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).to(accelerator.device)
     metrics = done.describe() | {
         "best_validation": done.best or None,
-        "bits_per_byte": bits_per_byte(tuned, tokenizer, texts, config.max_length, autocast),
+        "bits_per_byte": bits_per_byte(tuned, tokenizer, texts, autocast),
         "base_bits_per_byte": records.read("base")[0]["bits_per_byte"],
     }
     del tuned

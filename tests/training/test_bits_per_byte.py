@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from models.bigram import Bigram
 from models.words import BOUNDARY, tokenize
 from tests.conftest import QUICKSTART
-from training.bits_per_byte import bits_per_byte, word_model_bits, word_model_scores
+from training.bits_per_byte import CONTEXTS, bits_per_byte, excerpts, word_model_bits, word_model_scores
 from training.data import load_splits
 
 TEXTS = ["The lighthouse was built in 1889.", "Of what was it made?", "Überall Granit, said the keeper of the light, who knew."]
@@ -22,7 +22,7 @@ def test_it_is_the_negative_log_likelihood_in_bits_over_the_bytes(tiny_base: Pat
         ids = tokenizer("<|endoftext|>" + text, return_tensors="pt")["input_ids"]
         with torch.no_grad():
             bits += model(input_ids=ids, labels=ids).loss.item() * (ids.shape[1] - 1) / math.log(2)
-    measured = bits_per_byte(model, tokenizer, TEXTS, 100, autocast=False)
+    measured = bits_per_byte(model, tokenizer, TEXTS, autocast=False)
     assert measured == pytest.approx(bits / sum(len(text.encode()) for text in TEXTS), rel=1e-4)
 
 
@@ -31,7 +31,17 @@ def test_a_uniform_model_needs_the_logarithm_of_its_vocabulary(tiny_base: Path) 
     torch.nn.init.zeros_(model.get_output_embeddings().weight)
     tokens = len(tokenizer(TEXTS[0])["input_ids"])
     expected = tokens * math.log2(1000) / len(TEXTS[0])
-    assert bits_per_byte(model, tokenizer, TEXTS[:1], 100, autocast=False) == pytest.approx(expected, rel=1e-4)
+    assert bits_per_byte(model, tokenizer, TEXTS[:1], autocast=False) == pytest.approx(expected, rel=1e-4)
+
+
+def test_an_excerpt_is_what_a_training_sequence_holds(tiny_base: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+    long = "Überall Granit: the lighthouse stands. " * 50
+    cut, short = excerpts([long, TEXTS[0]], tokenizer, 40)
+    assert long.startswith(cut)
+    assert 30 < len(tokenizer(cut)["input_ids"]) <= 40
+    assert short == TEXTS[0]
+    assert len(excerpts([long] * (CONTEXTS + 1), tokenizer, 40)) == CONTEXTS
 
 
 def test_a_word_models_bits_are_those_of_its_words_and_of_the_spelling_of_unknown_ones() -> None:
