@@ -38,7 +38,7 @@ class Shape:
     window: int = 32
     """… and the words after which back-propagation is cut."""
     learning_rate: float = 5e-3
-    dropout: float = 0.2
+    dropout: float = 0.4
     weight_decay: float = 0.01
     clip: float = 0.5
     vocabulary: int = 30_000
@@ -46,8 +46,11 @@ class Shape:
 
 UPDATES = 32
 """Windows of an epoch at least."""
+CUT = 4
+"""After an epoch that was no better the best weights are taken up again, at a learning rate so many times lower (as in PyTorch's
+example, https://github.com/pytorch/examples/tree/main/word_language_model), …"""
 STALE = 3
-"""Epochs that were no better, after which the fit ends."""
+"""… and after so many of them, one after the other, the fit ends."""
 
 
 class LockedDropout(nn.Module):
@@ -143,6 +146,8 @@ class Fit:
         groups = [{"params": matrices, "weight_decay": shape.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, fused=True)
         self.epochs, self.words, self.began = 0, 0, time.perf_counter()
+        self.cut = 1.0
+        """What is left of the learning rate after the epochs that were no better."""
         self.best, self.best_epoch, self.best_weights = math.inf, 0, model.state_dict()
         """Least cross-entropy on the held-out texts, in nats per word; when, and with which weights."""
         self.curve: list[dict[str, float]] = []
@@ -167,7 +172,7 @@ class Fit:
             if progress >= 1:
                 break
             for group in self.optimizer.param_groups:
-                group["lr"] = self.shape.learning_rate * (1 - progress)
+                group["lr"] = self.shape.learning_rate * (1 - progress) * self.cut
             with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.bf16):
                 outputs, state = self.model(inputs, state)
                 loss = self.model.words.loss(outputs.flatten(0, 1), targets.flatten()).mean()
@@ -189,6 +194,9 @@ class Fit:
         self.curve.append({"words": self.words, "train": summed / read, "held_out": entropy})
         if entropy < self.best:
             self.best, self.best_epoch, self.best_weights = entropy, self.epochs, copy.deepcopy(self.model.state_dict())
+        else:
+            self.cut /= CUT
+            self.model.load_state_dict(self.best_weights)
 
     @property
     def over(self) -> bool:
