@@ -11,6 +11,7 @@ from models.rnn import LSTM
 from models.store import TrigenModel
 from serving import generation
 from serving.app import TrigenService
+from serving.generation import Generated
 from serving.info import describe
 from serving.schemas import (
     AnswerRequest,
@@ -45,18 +46,18 @@ class Trigen:
         """Stop a start with wrong settings before there is a worker: it would be started again and again."""
         settings()
 
-    @bentoml.api(route="/generate_text", input_spec=GenerateRequest)
-    async def generate_text(self, **request: Any) -> GenerateResponse:
+    @bentoml.api(route="/generate_text", input_spec=GenerateRequest, output_spec=GenerateResponse)
+    async def generate_text(self, **request: Any) -> Generated:
         """Continue a prompt with the bigram model."""
         return await generation.continue_text(self.bigram, str(self.bigram_model.tag), **request)
 
-    @bentoml.api(route="/generate_with_rnn", input_spec=GenerateRequest)
-    async def generate_with_rnn(self, **request: Any) -> GenerateResponse:
+    @bentoml.api(route="/generate_with_rnn", input_spec=GenerateRequest, output_spec=GenerateResponse)
+    async def generate_with_rnn(self, **request: Any) -> Generated:
         """Continue a prompt with the LSTM."""
         return await generation.continue_text(self.rnn, str(self.rnn_model.tag), **request)
 
-    @bentoml.api(route="/generate_with_llm", input_spec=GenerateWithLLMRequest)
-    async def generate_with_llm(self, **request: Any) -> GenerateResponse:
+    @bentoml.api(route="/generate_with_llm", input_spec=GenerateWithLLMRequest, output_spec=GenerateResponse)
+    async def generate_with_llm(self, **request: Any) -> Generated:
         """Continue a prompt with the fine-tuned LLM; one that ends in a question mark is asked as a question."""
         return await generation.continue_or_answer(self.llm, str(self.llm_model.tag), **request)
 
@@ -69,6 +70,12 @@ class Trigen:
         """The models that are served, how they were made and what they reached, and the limits of a request."""
         stored = {"bigram": self.bigram_model, "rnn": self.rnn_model, "llm": self.llm_model}
         return describe(stored, self.llm.engine.context_length, settings())
+
+    async def __is_alive__(self) -> bool:
+        """What `/livez` and `/readyz` ask: without its engine the service should be started again."""
+        return self.llm.engine.alive
+
+    __is_ready__ = __is_alive__
 
     @bentoml.on_shutdown
     def close(self) -> None:

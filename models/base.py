@@ -60,7 +60,11 @@ class PromptTooLong(ValueError):
     """The prompt and the requested length exceed the model's context."""
 
     def __init__(self, prompt_tokens: int, length: int, limit: int) -> None:
-        super().__init__(
+        super().__init__(prompt_tokens, length, limit)
+
+    def __str__(self) -> str:
+        prompt_tokens, length, limit = self.args
+        return (
             f"the prompt has {prompt_tokens} tokens and with {length} new ones exceeds the model's context "
             f"of {limit} tokens: shorten it or ask for less"
         )

@@ -40,7 +40,7 @@ class TrigenAppFactory(ServiceAppFactory):
         try:
             while not (await asyncio.wait([work], timeout=WATCH_SECONDS))[0]:
                 if asyncio.get_running_loop().time() > deadline:
-                    raise Problem(504, f"not answered within {settings().timeout_seconds} s: ask for less, or when there is less to do")
+                    raise Problem.timeout()
                 if getattr(request.state, "body_was_read", False) and await request.is_disconnected():
                     raise Problem(400, "the client left before it was answered")
             response: Response = work.result()
@@ -48,7 +48,7 @@ class TrigenAppFactory(ServiceAppFactory):
             return problem.response()
         except Exception:
             logger.exception("%s failed", request.url.path)
-            return Problem(500, "the service failed to answer; its log says why").response()
+            return Problem.internal().response()
         finally:
             work.cancel()
         return response

@@ -1,10 +1,12 @@
 """One shape for every error: RFC 9457 problem details, `application/problem+json`."""
 
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Self
 
 from pydantic import ValidationError
 from starlette.responses import JSONResponse
+
+from serving.settings import settings
 
 Fault = dict[str, Any]
 """What is wrong with one field: `loc` (the path to it), `msg` and `type`, as pydantic gives them."""
@@ -17,17 +19,25 @@ class Problem(Exception):
         super().__init__(detail)
         self.status, self.detail, self.errors = status, detail, errors
 
+    @classmethod
+    def timeout(cls) -> Self:
+        """504: the time that a request may take is over."""
+        return cls(504, f"not answered within {settings().timeout_seconds} s: ask for less, or when there is less to do")
+
+    @classmethod
+    def internal(cls) -> Self:
+        """500: the client cannot help it, and reads nothing of the cause."""
+        return cls(500, "the service failed to answer; its log says why")
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The problem details."""
+        body = {"type": "about:blank", "title": HTTPStatus(self.status).phrase, "status": self.status, "detail": self.detail}
+        return body if self.errors is None else body | {"errors": self.errors}
+
     def response(self) -> JSONResponse:
         """The answer."""
-        body: dict[str, Any] = {
-            "type": "about:blank",
-            "title": HTTPStatus(self.status).phrase,
-            "status": self.status,
-            "detail": self.detail,
-        }
-        if self.errors is not None:
-            body["errors"] = self.errors
-        return JSONResponse(body, self.status, media_type="application/problem+json")
+        return JSONResponse(self.body, self.status, media_type="application/problem+json")
 
 
 def invalid_body(error: ValidationError) -> Problem:

@@ -85,6 +85,7 @@ class Server:
 
     url: str
     log: Path
+    pid: int
 
 
 @contextmanager
@@ -107,7 +108,7 @@ def serve(trained: Trained, log: Path, **environment: str) -> Iterator[Server]:
     try:
         url = f"http://127.0.0.1:{port}"
         wait_until_ready(url, process, log)
-        yield Server(url, log)
+        yield Server(url, log, process.pid)
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import yaml
 
@@ -71,6 +72,68 @@ def test_a_stop_string_ends_the_text_before_itself(server: Server, route: str) -
     stopped = post(server, route, body | {"stop": [stop]}).json()
     assert stopped["finish_reason"] == "stop"
     assert stopped["generated_text"] == "The" + added[: added.index(stop)]
+
+
+def events(server: Server, route: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a stream's `data:` lines say."""
+    with httpx.stream("POST", f"{server.url}{route}", json=body | {"stream": True}, timeout=60) as answer:
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+        lines = [line for line in answer.iter_lines() if line]
+    assert all(line.startswith("data: ") for line in lines)
+    return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+@pytest.mark.parametrize("route", GENERATORS)
+def test_a_stream_is_the_text_in_pieces_and_its_last_event_says_how_it_ended(server: Server, route: str) -> None:
+    body = SEED_BODY | {"seed": 7, "temperature": 0}
+    whole = post(server, route, body).json()
+    *pieces, last = events(server, route, body)
+    assert whole["generated_text"] == "The" + "".join(event["text"] for event in [*pieces, last])
+    assert all(set(piece) == {"text"} for piece in pieces)
+    assert len(pieces) > 3
+    assert {name: last[name] for name in ("finish_reason", "new_tokens", "seed", "model")} == {
+        name: whole[name] for name in ("finish_reason", "new_tokens", "seed", "model")
+    }
+
+
+@pytest.mark.parametrize("route", GENERATORS)
+def test_what_is_wrong_with_a_stream_has_a_status_of_its_own(server: Server, route: str) -> None:
+    check_problem(post(server, route, {"start_word": "The", "length": 0, "stream": True}), 422, "length")
+    check_problem(post(server, route, SEED_BODY | {"stream": "yes"}), 422, "stream")
+    if route == "/generate_with_llm":
+        check_problem(post(server, route, {"start_word": "¶" * 2000, "length": 9, "stream": True}), 422, "start_word")
+
+
+def test_a_stream_that_is_not_done_in_time_says_so(trained: Trained, tmp_path: Path) -> None:
+    with serve(trained, tmp_path / "log", TRIGEN_TIMEOUT_SECONDS="1") as hurried, ThreadPoolExecutor(16) as pool:
+        body = {"start_word": "The", "length": 512}
+        streams = list(pool.map(lambda _: events(hurried, "/generate_with_rnn", body), range(16)))
+        late = [stream[-1] for stream in streams if stream[-1]["finish_reason"] == "error"]
+        assert late
+        assert all(0 < last["new_tokens"] < 512 and last["problem"]["status"] == 504 for last in late)
+        assert "Traceback" not in hurried.log.read_text()
+
+
+def test_a_dead_engine_is_told_to_clients_and_probes(trained: Trained, tmp_path: Path) -> None:
+    with serve(trained, tmp_path / "log") as broken:
+        body = {"start_word": "The", "length": 500, "temperature": 2, "top_p": 1}
+        with httpx.stream("POST", f"{broken.url}/generate_with_llm", json=body | {"stream": True}, timeout=60) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            kill_engine(broken)
+            *_, last = (json.loads(line.removeprefix("data: ")) for line in lines if line)
+        assert (last["finish_reason"], last["problem"]["status"]) == ("error", 503)
+        check_problem(post(broken, "/generate_with_llm", SEED_BODY), 503)
+        assert httpx.get(f"{broken.url}/livez").status_code == httpx.get(f"{broken.url}/readyz").status_code == 503
+        assert post(broken, "/generate_text", SEED_BODY).status_code == 200
+        assert "Traceback" not in broken.log.read_text()
+
+
+def kill_engine(server: Server) -> None:
+    """Kill the process in which the LLM runs."""
+    mine = psutil.Process(server.pid).children(recursive=True)
+    (engine,) = (process for process in mine if "models.engines.openvino_process" in process.cmdline())
+    engine.kill()
 
 
 @pytest.mark.parametrize("route", GENERATORS)

@@ -1,7 +1,7 @@
 """From a Hugging Face directory to the stateful OpenVINO IR that openvino-genai batches continuously.
 
 The graph takes the key-value cache as plain tensors and returns it; a gather by `beam_idx` reorders it; then it becomes
-state, whose initial value has the batch's size (continuous batching refuses the graph otherwise). The tokenizer is an IR too.
+state, whose initial value has the batch's size (continuous batching refuses the graph otherwise).
 """
 
 import warnings
@@ -13,8 +13,7 @@ import openvino as ov
 import torch
 from openvino import opset13 as ops
 from openvino._offline_transformations import apply_make_stateful_transformation
-from openvino_tokenizers import convert_tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging
 
@@ -42,7 +41,7 @@ class _Step(torch.nn.Module):
 
 
 def export_openvino(source: Path, target: Path, *, int8: bool = True) -> None:
-    """Write `target`: `openvino_model`, `openvino_tokenizer` and `openvino_detokenizer` as IR, and the two configurations.
+    """Write `target`: `openvino_model` as IR, and the two configurations, which openvino-genai reads.
 
     With `int8` the weights are compressed to eight bits (asymmetric, by output channel); without, they stay fp32.
     """
@@ -52,9 +51,6 @@ def export_openvino(source: Path, target: Path, *, int8: bool = True) -> None:
     if int8:
         ir = nncf.compress_weights(ir, mode=nncf.CompressWeightsMode.INT8_ASYM)
     ov.save_model(ir, target / "openvino_model.xml", compress_to_fp16=int8)
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    for part, name in zip(convert_tokenizer(tokenizer, with_detokenizer=True), ("tokenizer", "detokenizer"), strict=True):
-        ov.save_model(part, target / f"openvino_{name}.xml")
     for name in ("config.json", "generation_config.json"):
         (target / name).write_text((source / name).read_text())
 

@@ -15,6 +15,11 @@ class Engine(Protocol):
         """Tokens that the model can attend to, prompt and new ones together."""
         ...
 
+    @property
+    def alive(self) -> bool:
+        """Whether it takes requests: not once it was closed or has failed."""
+        ...
+
     def stream(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
         """As `TextModel.stream`, but `params.stop` is not looked at. The token that ends the text is yielded too,
         with an empty text.
@@ -43,7 +48,7 @@ def load_engine(directory: Path, name: str = "auto") -> Engine:
     if name in ("auto", "openvino"):
         from models.engines.openvino import OpenVINOEngine
 
-        return OpenVINOEngine(directory / "openvino")
+        return OpenVINOEngine(directory)
     raise ValueError(f"unknown engine {name!r}: use auto, openvino or transformers")
 
 

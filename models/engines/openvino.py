@@ -1,181 +1,162 @@
-"""The CPU engine: openvino-genai's continuous batching, stepped by one thread; requests join and leave between steps."""
+"""The CPU engine: openvino-genai's continuous batching, in a process of its own (`openvino_process.py`); this is the service's end."""
 
 import asyncio
 import itertools
+import multiprocessing
 import queue
+import subprocess
+import sys
 import threading
+from collections import defaultdict
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-import openvino_genai as genai
-from openvino_genai.py_openvino_genai import GenerationHandle
-
-from models.base import FinishReason, SamplingParams, Token
+from models.base import SamplingParams, Token
 from models.engines import EngineStopped
-from models.engines.text import IncrementalText, ModelLimits
+from models.engines.openvino_messages import Add, Cancel, Failure, OpenVINOConfig, Ready, Report
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_SECONDS = 30
+"""How long the process may take to end."""
 
 
 @dataclass(eq=False)
-class _Request:
-    input_ids: object
-    config: genai.GenerationConfig
-    text: IncrementalText
+class _Waiting:
     loop: asyncio.AbstractEventLoop
-    tokens: asyncio.Queue[Token | Exception] = field(default_factory=asyncio.Queue)
-    handle: GenerationHandle | None = None
-    cancelled: bool = False
-    ended: bool = False
-
-    def cancel(self) -> None:
-        """Make the pipeline drop the request at its next step."""
-        if self.handle:
-            self.handle.cancel()
-
-    def deliver(self, token: Token | Exception) -> None:
-        """Hand a token to the waiting coroutine, from the engine's thread."""
-        self.ended = isinstance(token, Exception) or token.finish_reason is not None
-        try:
-            self.loop.call_soon_threadsafe(self.tokens.put_nowait, token)
-        except RuntimeError:  # the event loop is closed: nobody waits any more
-            self.cancelled = True
+    events: asyncio.Queue[Token | Exception] = field(default_factory=asyncio.Queue)
 
 
 class OpenVINOEngine:
-    """Runs the IR that `training/export.py` makes.
+    """Runs the artifact of an LLM: the IR that `training/export.py` made, and its tokenizer.
 
-    `precision` is the arithmetic's: `default` lets OpenVINO choose (bf16 where the processor has it), `f32` gives
-    what the reference gives. `cache_gb` bounds the memory of the key-value cache.
+    One thread listens to the process and hands tokens to the event loops that wait for them; another sends, so that no event loop waits
+    for a pipe that is full.
     """
 
-    def __init__(self, directory: Path, precision: Literal["default", "f32"] = "default", cache_gb: int = 1) -> None:
-        scheduler = genai.SchedulerConfig()
-        scheduler.cache_size = cache_gb
-        scheduler.enable_prefix_caching = True  # many questions on one passage read it once
-        properties = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"} if precision == "f32" else {}
-        self._pipeline = genai.ContinuousBatchingPipeline(directory, scheduler, "CPU", properties, {})
-        self._tokenizer = self._pipeline.get_tokenizer()
-        self._limits = ModelLimits(directory)
-        self._arrivals: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+    def __init__(self, directory: Path, config: OpenVINOConfig = OpenVINOConfig()) -> None:
+        """Start the process and wait until the model is loaded. Raises EngineStopped where it cannot be."""
+        self.steps, self.running = 0, 0
+        """Forward passes so far, and requests under way, as the process last said."""
         self._ids = itertools.count()
         self._lock = threading.Lock()
-        self._stopped: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="openvino-engine", daemon=True)
-        self._thread.start()
+        self._waiting: dict[int, _Waiting] = {}
+        self._stopped: str | None = None
+        self._outbox: queue.SimpleQueue[Add | Cancel | None] = queue.SimpleQueue()
+        self._connection, theirs = multiprocessing.Pipe()
+        command = [sys.executable, "-m", "models.engines.openvino_process", str(theirs.fileno())]
+        with theirs:
+            self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+        self._connection.send((directory.resolve(), config))
+        self._context_length = self._ready().context_length
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._listen, self._send)]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def context_length(self) -> int:
         """See `Engine`."""
-        return self._limits.context_length
+        return self._context_length
+
+    @property
+    def alive(self) -> bool:
+        """See `Engine`."""
+        return self._stopped is None
 
     async def stream(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
         """See `Engine`."""
-        self._refuse_if_stopped()
-        input_ids = self._tokenizer.encode(prompt).input_ids
-        ids = [int(id) for id in input_ids.data[0]]
-        self._limits.check(len(ids), params.length)
-        text = IncrementalText(ids, self._tokenizer.decode, self._limits.eos)
-        request = _Request(input_ids, self._config(params), text, asyncio.get_running_loop())
-        self._submit(request)
+        id, request = next(self._ids), _Waiting(asyncio.get_running_loop())
+        with self._lock:  # so that no request arrives after those that wait were failed
+            if self._stopped:
+                raise EngineStopped(self._stopped)
+            self._waiting[id] = request
+        self._outbox.put(Add(id, prompt, params))
         try:
             while True:
-                token = await request.tokens.get()
-                if isinstance(token, Exception):
-                    raise token
-                yield token
-                if token.finish_reason:
+                event = await request.events.get()
+                if isinstance(event, Exception):
+                    raise event
+                yield event
+                if event.finish_reason:
                     return
         finally:
-            request.cancelled = True
+            self._forget(id)
 
     def close(self) -> None:
-        """See `Engine`.
-
-        The pipeline ends in the thread that calls this, which should be the one that made it: OpenVINO's CPU plugin gives the thread
-        that loads it an alternate signal stack, frees it when it ends, and from another thread leaves the first one with what is freed,
-        so that the next signal would crash the process.
-        """
-        self._arrivals.put(None)
-        self._thread.join()
-        self.__dict__.pop("_pipeline", None)
-        self.__dict__.pop("_tokenizer", None)
-
-    def _config(self, params: SamplingParams) -> genai.GenerationConfig:
-        config = genai.GenerationConfig(max_new_tokens=params.length, stop_token_ids=set(self._limits.eos), logprobs=1)
-        if not params.greedy:
-            config.do_sample = True
-            config.temperature, config.top_p, config.rng_seed = params.temperature, params.top_p, params.seed
-            if params.top_k:
-                config.top_k = params.top_k
-        return config
-
-    def _submit(self, request: _Request) -> None:
-        with self._lock:  # so that no request arrives after the thread has failed those that wait
-            self._refuse_if_stopped()
-            self._arrivals.put(request)
-
-    def _refuse_if_stopped(self) -> None:
-        if self._stopped:
-            raise EngineStopped(str(self._stopped))
-
-    def _run(self) -> None:
-        running: list[_Request] = []
-        error: Exception = EngineStopped("the engine was closed")
+        """See `Engine`."""
+        self._stop("the engine was closed")
+        self._outbox.put(None)
         try:
-            while self._admit(running, wait=not self._pipeline.has_non_finished_requests()):
-                self._pipeline.step()
-                running = [request for request in running if self._forward(request)]
-            for request in running:
-                request.cancel()
-            if self._pipeline.has_non_finished_requests():
-                self._pipeline.step()  # frees what they hold
-        except Exception as cause:  # whatever it is, those who wait must hear of it
-            error = EngineStopped(f"the engine has failed: {cause}")
-            error.__cause__ = cause
+            self._process.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        for thread in self._threads:
+            thread.join()
+        self._connection.close()
+
+    def _ready(self) -> Ready:
+        try:
+            first = self._connection.recv()
+        except EOFError:
+            first = Failure(f"its process ended with {self._process.wait()}")
+        if isinstance(first, Failure):
+            self._process.wait()
+            self._connection.close()
+            raise EngineStopped(f"the engine cannot start: {first.message}")
+        assert isinstance(first, Ready)
+        return first
+
+    def _send(self) -> None:
+        try:
+            while (message := self._outbox.get()) is not None:
+                self._connection.send(message)
+            self._connection.send(None)
+        except OSError:
+            pass  # the process has ended: `_listen` tells those who wait
+
+    def _listen(self) -> None:
+        failure = None
+        try:
+            while not isinstance(message := self._connection.recv(), Failure):
+                self._deliver(message)
+            failure = message.message
+        except (EOFError, OSError):
+            pass
+        self._stop(f"the engine has failed: {failure or f'its process ended with {self._process.wait()}'}")
+        self._outbox.put(None)
+
+    def _deliver(self, report: Report) -> None:
+        """Hand what a step generated to those who wait: once for each event loop."""
+        self.steps, self.running = report.steps, report.running
+        deliveries: dict[asyncio.AbstractEventLoop, list[tuple[int, _Waiting, Token | Exception]]] = defaultdict(list)
         with self._lock:
-            self._stopped = error
-        while not self._arrivals.empty():
-            if arrived := self._arrivals.get():
-                running.append(arrived)
-        for request in running:
-            request.deliver(error)
-
-    def _admit(self, running: list[_Request], wait: bool) -> bool:
-        """Take in what has arrived, waiting for it if told so, and drop what was cancelled; False ends the thread."""
-        while wait or not self._arrivals.empty():
-            request = self._arrivals.get()
-            if request is None:
-                return False
-            wait = False
+            for id, event in report.events:
+                if request := self._waiting.get(id):
+                    deliveries[request.loop].append((id, request, event))
+                    if isinstance(event, Exception) or event.finish_reason:
+                        del self._waiting[id]
+        for loop, delivery in deliveries.items():
             try:
-                request.handle = self._pipeline.add_request(next(self._ids), request.input_ids, request.config)
-            except Exception as error:  # its own parameters are wrong: no other request is concerned
-                request.deliver(error)
-            else:
-                running.append(request)
-        for request in [request for request in running if request.cancelled]:
-            request.cancel()
-            running.remove(request)
-        return True
+                loop.call_soon_threadsafe(_put, [(request.events, event) for _, request, event in delivery])
+            except RuntimeError:  # the event loop is closed: nobody waits any more
+                for id, _, _ in delivery:
+                    self._forget(id)
 
-    @staticmethod
-    def _forward(request: _Request) -> bool:
-        """Pass on what the last step generated for `request`; whether it goes on."""
-        handle = request.handle
-        assert handle is not None
-        while handle.can_read():
-            for output in handle.read().values():
-                reason = _FINISH.get(output.finish_reason)
-                for at, (id, logprob) in enumerate(zip(output.generated_ids, output.generated_log_probs, strict=True), start=1):
-                    request.deliver(request.text.token(id, logprob, reason if at == len(output.generated_ids) else None))
-        status = handle.get_status()
-        if status != genai.GenerationStatus.RUNNING and not request.ended:  # IGNORED, so far as is known
-            request.deliver(EngineStopped(f"the request was given up ({status.name}): the key-value cache may be full"))
-        return not request.ended
+    def _forget(self, id: int) -> None:
+        """Cancel a request, unless it has ended."""
+        with self._lock:
+            if self._waiting.pop(id, None):
+                self._outbox.put(Cancel(id))
+
+    def _stop(self, reason: str) -> None:
+        """Refuse requests from now on, and fail those that wait."""
+        with self._lock:
+            self._stopped = self._stopped or reason
+            report = Report(self.steps, 0, [(id, EngineStopped(self._stopped)) for id in self._waiting])
+        self._deliver(report)
 
 
-_FINISH: dict[genai.GenerationFinishReason, FinishReason] = {
-    genai.GenerationFinishReason.LENGTH: "length",
-    genai.GenerationFinishReason.STOP: "stop",
-}
+def _put(deliveries: list[tuple[asyncio.Queue[Token | Exception], Token | Exception]]) -> None:
+    for events, event in deliveries:
+        events.put_nowait(event)

@@ -1,13 +1,12 @@
 """From token ids to text as they come: what both engines do around the model itself."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
-from models.base import FinishReason, PromptTooLong, Token
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
 
-INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
-"""What decoders put where the bytes of a character are not all there yet."""
+from models.base import FinishReason, PromptTooLong, Token
 
 
 class ModelLimits:
@@ -26,31 +25,26 @@ class ModelLimits:
             raise PromptTooLong(prompt_tokens, length, self.context_length)
 
 
+def load_tokenizer(directory: Path) -> Tokenizer:
+    """The tokenizer of a Hugging Face model directory; a prompt is never cut nor padded, whatever it was trained with."""
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
 class IncrementalText:
     """Turns one request's token ids into pieces of text whose concatenation is the decoded whole.
 
-    Decodes a short window that begins before the new token, since a tokenizer may treat a token at the beginning of a text
-    differently, and holds text back while its last character is incomplete.
+    A piece is empty while a character's bytes are incomplete; what is cut off within a character never appears.
     """
 
-    WINDOW = 8
-    """Tokens after which the window begins anew."""
-
-    def __init__(self, prompt: list[int], decode: Callable[[list[int]], str], eos: frozenset[int]) -> None:
-        self._decode, self._eos = decode, eos
-        self._window = prompt[-1:]
-        self._given = decode(self._window)
-        """The window's text that need not be given out (any more)."""
+    def __init__(self, tokenizer: Tokenizer, prompt: list[int], eos: frozenset[int]) -> None:
+        self._tokenizer, self._eos = tokenizer, eos
+        # The last token of the prompt: a tokenizer may treat one at the beginning of a text differently.
+        self._stream = DecodeStream(ids=prompt[-1:], skip_special_tokens=True)
 
     def token(self, id: int, logprob: float, finish_reason: FinishReason | None) -> Token:
-        """The `Token` for the next id; its text is empty while a character is incomplete, and for the end of the text."""
-        if id not in self._eos:
-            self._window.append(id)
-        text = self._decode(self._window)
-        if text.endswith(INCOMPLETE) and finish_reason is None:
-            return Token("", logprob)
-        piece, self._given = text[len(self._given) :], text
-        if len(self._window) > self.WINDOW:
-            self._window = self._window[-1:]
-            self._given = self._decode(self._window)
-        return Token(piece, logprob, finish_reason)
+        """The `Token` for the next id; its text is empty for the end of the text."""
+        piece = None if id in self._eos else self._stream.step(self._tokenizer, id)
+        return Token(piece or "", logprob, finish_reason)

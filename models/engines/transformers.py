@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache
 
 from models.base import FinishReason, SamplingParams, Token
 from models.engines import EngineStopped
-from models.engines.text import IncrementalText, ModelLimits
+from models.engines.text import IncrementalText, ModelLimits, load_tokenizer
 from models.sampling import log_softmax, sample
 
 
@@ -25,7 +25,7 @@ class TransformersEngine:
     def __init__(self, directory: Path) -> None:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if self._device.type == "cuda" else torch.float32
-        self._tokenizer = AutoTokenizer.from_pretrained(directory)
+        self._tokenizer = load_tokenizer(directory)
         self._model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval()
         self._model.to(self._device)
         self._limits = ModelLimits(directory)
@@ -37,11 +37,16 @@ class TransformersEngine:
         """See `Engine`."""
         return self._limits.context_length
 
+    @property
+    def alive(self) -> bool:
+        """See `Engine`."""
+        return not self._closed
+
     async def stream(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
         """See `Engine`."""
-        ids: list[int] = self._tokenizer(prompt)["input_ids"]
+        ids: list[int] = self._tokenizer.encode(prompt).ids
         self._limits.check(len(ids), params.length)
-        text = IncrementalText(ids, self._decode, self._limits.eos)
+        text = IncrementalText(self._tokenizer, ids, self._limits.eos)
         generator = np.random.default_rng(params.seed)
         cache = DynamicCache()
         for step in range(1, params.length + 1):
@@ -70,6 +75,3 @@ class TransformersEngine:
                 input_ids=torch.tensor([ids], device=self._device), past_key_values=cache, use_cache=True, logits_to_keep=1
             )
         return log_softmax(output.logits[0, -1].float().cpu().numpy())
-
-    def _decode(self, ids: list[int]) -> str:
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -1,6 +1,10 @@
 """What both engines promise, on a tiny model with random weights; the CPU engine in full precision."""
 
 import asyncio
+import contextlib
+import multiprocessing
+import os
+import random
 import shutil
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -11,6 +15,8 @@ import pytest
 from models.base import PromptTooLong, SamplingParams, Token
 from models.engines import Engine, EngineStopped, load_engine
 from models.engines.openvino import OpenVINOEngine
+from models.engines.openvino_messages import Add, Cancel, Failure, OpenVINOConfig, Ready, Report
+from models.engines.openvino_process import Batch, main
 from models.engines.transformers import TransformersEngine
 from training.export import export_openvino
 
@@ -27,7 +33,7 @@ def artifact(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(name: str, artifact: Path) -> Engine:
-    return OpenVINOEngine(artifact / "openvino", precision="f32") if name == "openvino" else TransformersEngine(artifact)
+    return OpenVINOEngine(artifact, OpenVINOConfig(precision="f32")) if name == "openvino" else TransformersEngine(artifact)
 
 
 @pytest.fixture(scope="module", params=["openvino", "transformers"])
@@ -110,20 +116,43 @@ def test_what_is_left_behind_is_not_computed(artifact: Path) -> None:
     async def leave() -> None:
         streams = [engine.stream("The", SamplingParams(700, temperature=0)) for _ in range(4)]
         for stream in streams:
-            await anext(stream)
+            for _ in range(20):
+                await anext(stream)
         for stream in streams:
             await stream.aclose()
         deadline = time.monotonic() + 5
-        while engine._pipeline.has_non_finished_requests():
+        while engine.running:
             assert time.monotonic() < deadline, "the engine still works for requests that were closed"
             await asyncio.sleep(0.01)
 
-    began = time.monotonic()
     asyncio.run(leave())
-    left_after = time.monotonic() - began
-    began = time.monotonic()
-    asyncio.run(collect(engine.stream("The", SamplingParams(700, temperature=0))))
-    assert left_after < time.monotonic() - began  # less than one of the four takes to its end
+    assert 80 <= engine.steps + 60 < 700  # steps serve all four; none went on to its 700 tokens
+    steps = engine.steps
+    asyncio.run(collect(engine.stream("The", SamplingParams(10, temperature=0))))
+    assert engine.steps - steps <= 11  # and nothing is computed beside the next request
+    engine.close()
+
+
+def test_a_thousand_requests_cancelled_at_random_moments_leave_nothing_behind(artifact: Path) -> None:
+    engine = build("openvino", artifact)
+    assert isinstance(engine, OpenVINOEngine)
+    draw = random.Random(0)
+
+    async def cancelled(n: int) -> None:
+        task = asyncio.create_task(collect(engine.stream(PROMPTS[n % 4], SamplingParams(draw.randint(1, 200), seed=n))))
+        await asyncio.sleep(draw.random() * 0.1)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def all_of_them() -> None:
+        for first in range(0, 1000, 50):
+            await asyncio.gather(*(cancelled(n) for n in range(first, first + 50)))
+
+    asyncio.run(all_of_them())
+    steps = engine.steps
+    assert len(asyncio.run(collect(engine.stream("The", SamplingParams(10, temperature=0))))) == 10
+    assert engine.steps - steps <= 12
+    assert engine.running == 0
     engine.close()
 
 
@@ -146,26 +175,65 @@ def test_a_closed_engine_refuses_and_fails_those_who_wait(artifact: Path) -> Non
 
         with pytest.raises(EngineStopped):
             asyncio.run(closed_under_way(engine))
+        assert not engine.alive
         with pytest.raises(EngineStopped):
             asyncio.run(collect(engine.stream("The", SamplingParams(1))))
 
 
-def test_a_failure_in_the_engines_thread_reaches_every_waiting_request(artifact: Path) -> None:
-    engine = OpenVINOEngine(artifact / "openvino")
-
-    class Failing:
-        def __getattr__(self, name: str) -> object:
-            raise RuntimeError("out of memory")
+def test_a_process_that_dies_fails_every_waiting_request_and_those_to_come(artifact: Path) -> None:
+    engine = OpenVINOEngine(artifact)
 
     async def both_fail() -> list[BaseException | list[Token]]:
         streams = [engine.stream("The", SamplingParams(700)) for _ in range(2)]
         for stream in streams:
             await anext(stream)
-        engine._pipeline = Failing()
+        assert engine.alive
+        engine._process.kill()
         return await asyncio.gather(*(collect(stream) for stream in streams), return_exceptions=True)
 
     results = asyncio.run(both_fail())
-    assert [str(result) for result in results] == ["the engine has failed: out of memory"] * 2
+    assert [str(result) for result in results] == ["the engine has failed: its process ended with -9"] * 2
+    assert all(isinstance(result, EngineStopped) for result in results)
+    assert not engine.alive
+    with pytest.raises(EngineStopped, match="its process ended"):
+        asyncio.run(collect(engine.stream("The", SamplingParams(1))))
+    engine.close()
+
+
+def test_a_model_that_cannot_be_loaded_is_an_error(artifact: Path, tmp_path: Path) -> None:
+    shutil.copytree(artifact, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "openvino/openvino_model.xml").write_text("no model")
+    with pytest.raises(EngineStopped, match=r"(?s)the engine cannot start: .*openvino_model.xml"):
+        OpenVINOEngine(tmp_path)
+
+
+def converse(directory: Path, *messages: Add | Cancel | None) -> list[Ready | Report | Failure]:
+    """What the process's main says to `messages`, here in this process."""
+    ours, theirs = multiprocessing.Pipe()
+    ours.send((directory, OpenVINOConfig(precision="f32")))
+    for message in messages:
+        ours.send(message)
+    answers = []
+    with contextlib.suppress(RuntimeError):
+        main(os.dup(theirs.fileno()))
+    while ours.poll():
+        answers.append(ours.recv())
+    ours.close()
+    theirs.close()
+    return answers
+
+
+def test_a_failing_step_is_told_to_the_service(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(batch: Batch) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Batch, "step", fail)
+    assert converse(artifact, Add(0, "The", SamplingParams(4))) == [Ready(768), Failure("out of memory")]
+
+
+def test_a_request_that_leaves_before_its_first_step_costs_none(artifact: Path) -> None:
+    answers = converse(artifact, Add(0, "The", SamplingParams(4)), Cancel(0), None)
+    assert answers == [Ready(768)]
 
 
 def test_the_default_engine_is_that_of_the_device(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +250,7 @@ def test_the_default_engine_is_that_of_the_device(artifact: Path, monkeypatch: p
 
 
 def test_int8_is_the_same_model_within_its_rounding(artifact: Path, tmp_path: Path) -> None:
+    shutil.copytree(artifact, tmp_path, dirs_exist_ok=True)
     export_openvino(artifact, tmp_path / "openvino", int8=True)
     engine = load_engine(tmp_path, "openvino")
     reference = build("transformers", artifact)

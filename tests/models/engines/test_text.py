@@ -4,21 +4,24 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from models.base import PromptTooLong
-from models.engines.text import IncrementalText, ModelLimits
+from models.engines.text import IncrementalText, ModelLimits, load_tokenizer
 
-EOS = 256
-
-
-def decode(ids: list[int]) -> str:
-    return bytes(id for id in ids if id != EOS).decode("utf-8", errors="replace")
+SIGNS = pre_tokenizers.ByteLevel.alphabet()
+BYTES = Tokenizer(models.BPE({sign: n for n, sign in enumerate(sorted(SIGNS))}, []))
+"""A token for each byte, as GPT-2's tokenizer has them; and one for the end."""
+BYTES.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+BYTES.decoder = decoders.ByteLevel()
+BYTES.add_special_tokens(["<end>"])
+EOS = BYTES.encode("<end>").ids[0]
 
 
 @given(st.text(max_size=40), st.booleans())
 def test_pieces_joined_are_the_text_and_none_is_half_a_character(text: str, ends: bool) -> None:
-    ids = [*text.encode(), *([EOS] if ends else [])] or [EOS]
-    incremental = IncrementalText([65], decode, frozenset([EOS]))
+    ids = [*BYTES.encode(text).ids, *([EOS] if ends else [])] or [EOS]
+    incremental = IncrementalText(BYTES, BYTES.encode("A").ids, frozenset([EOS]))
     reasons = [None] * (len(ids) - 1) + ["stop"]
     pieces = [incremental.token(id, -0.5, reason).text for id, reason in zip(ids, reasons, strict=True)]  # type: ignore[arg-type]
     assert "".join(pieces) == text
@@ -26,18 +29,22 @@ def test_pieces_joined_are_the_text_and_none_is_half_a_character(text: str, ends
 
 
 def test_a_tokenizer_that_drops_the_first_space_of_a_text_does_not_drop_it_within() -> None:
-    words = {1: "▁The", 2: "▁cat", 3: "s"}
-
-    def sentencepiece(ids: list[int]) -> str:
-        return "".join(words[id] for id in ids).replace("▁", " ").removeprefix(" ")
-
-    incremental = IncrementalText([1], sentencepiece, frozenset())
-    assert [incremental.token(id, 0.0, None).text for id in (2, 3, 2)] == [" cat", "s", " cat"]
+    sentencepiece = Tokenizer(models.WordLevel({"▁The": 0, "▁cat": 1, "s": 2}))
+    sentencepiece.decoder = decoders.Metaspace()
+    incremental = IncrementalText(sentencepiece, [0], frozenset())
+    assert [incremental.token(id, 0.0, None).text for id in (1, 2, 1)] == [" cat", "s", " cat"]
 
 
-def test_what_is_cut_off_within_a_character_is_still_told() -> None:
-    incremental = IncrementalText([65], decode, frozenset([EOS]))
-    assert incremental.token("é".encode()[0], 0.0, "length").text == "\N{REPLACEMENT CHARACTER}"
+def test_what_is_cut_off_within_a_character_does_not_appear() -> None:
+    incremental = IncrementalText(BYTES, BYTES.encode("A").ids, frozenset([EOS]))
+    assert incremental.token(BYTES.encode("é").ids[0], 0.0, "length").text == ""
+
+
+def test_a_prompt_is_never_cut(tmp_path: Path) -> None:
+    BYTES.enable_truncation(3)
+    BYTES.save(str(tmp_path / "tokenizer.json"))
+    BYTES.no_truncation()
+    assert len(load_tokenizer(tmp_path).encode("lighthouse").ids) == 10
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,60 @@
+"""What the service and the engine's process (`openvino.py`, `openvino_process.py`) say to each other."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from models.base import SamplingParams, Token
+
+
+@dataclass(frozen=True)
+class OpenVINOConfig:
+    """How the pipeline computes."""
+
+    precision: Literal["default", "f32"] = "default"
+    """The arithmetic's: `default` lets OpenVINO choose (bf16 where the processor has it), `f32` gives what the reference gives."""
+    cache_gb: int = 1
+    """Memory of the key-value cache."""
+    prefix_caching: bool = True
+    """Many questions on one passage read it once."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The model is loaded."""
+
+    context_length: int
+
+
+@dataclass(frozen=True)
+class Add:
+    """A request joins at the next step."""
+
+    id: int
+    prompt: str
+    params: SamplingParams
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """A request leaves at the next step."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of a step."""
+
+    steps: int
+    """Since the beginning."""
+    running: int
+    """Requests that go on."""
+    events: list[tuple[int, Token | Exception]]
+    """Request by request what was generated, in order; an exception ends its request."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The process ends."""
+
+    message: str

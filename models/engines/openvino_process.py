@@ -1,0 +1,149 @@
+"""The process in which openvino-genai batches: `python -m models.engines.openvino_process FD`, started by `openvino.py`.
+
+`ContinuousBatchingPipeline.step()` holds the interpreter's lock (openvino-genai 2026.4): in the service's own process nothing else would
+be answered for the length of a step. Here a failure, be it a crash, stays out of the service too.
+
+FD is a connection. What comes first are the directory and the configuration; then `Add` and `Cancel`, and None to end. What goes back
+is `Ready` or `Failure`, then a `Report` after each step, and a `Failure` in the end if there was one.
+"""
+
+import signal
+import sys
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import openvino_genai as genai
+from openvino_genai.py_openvino_genai import GenerationHandle
+
+from models.base import FinishReason, PromptTooLong, SamplingParams, Token
+from models.engines import EngineStopped
+from models.engines.openvino_messages import Add, Cancel, Failure, OpenVINOConfig, Ready, Report
+from models.engines.text import IncrementalText, ModelLimits, load_tokenizer
+
+
+@dataclass(eq=False)
+class _Request:
+    handle: GenerationHandle
+    text: IncrementalText
+
+
+class Batch:
+    """The requests under way, and the pipeline that steps them together."""
+
+    def __init__(self, directory: Path, config: OpenVINOConfig) -> None:
+        scheduler = genai.SchedulerConfig()
+        scheduler.cache_size = config.cache_gb
+        scheduler.enable_prefix_caching = config.prefix_caching
+        properties = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"} if config.precision == "f32" else {}
+        self._pipeline = genai.ContinuousBatchingPipeline(directory / "openvino", scheduler, "CPU", properties, {})
+        self._tokenizer = load_tokenizer(directory)
+        self._requests: dict[int, _Request] = {}
+        self.limits = ModelLimits(directory)
+        self.steps = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether a step would do nothing."""
+        return not self._pipeline.has_non_finished_requests()
+
+    @property
+    def running(self) -> int:
+        """How many requests are under way."""
+        return len(self._requests)
+
+    def add(self, id: int, prompt: str, params: SamplingParams) -> None:
+        """Take a request in. Raises PromptTooLong, and whatever openvino-genai has against it."""
+        ids = self._tokenizer.encode(prompt).ids
+        self.limits.check(len(ids), params.length)
+        handle = self._pipeline.add_request(id, ov.Tensor(np.array([ids])), self._sampling(params))
+        self._requests[id] = _Request(handle, IncrementalText(self._tokenizer, ids, self.limits.eos))
+
+    def cancel(self, id: int) -> None:
+        """Drop a request at the next step, unless it has ended."""
+        if request := self._requests.pop(id, None):
+            request.handle.cancel()
+
+    def step(self) -> list[tuple[int, Token | Exception]]:
+        """One forward pass for all; returns what it generated."""
+        self._pipeline.step()
+        self.steps += 1
+        events: list[tuple[int, Token | Exception]] = []
+        for id, request in list(self._requests.items()):
+            events += ((id, token) for token in _read(request))
+            status = request.handle.get_status()
+            if status == genai.GenerationStatus.RUNNING:
+                continue
+            del self._requests[id]
+            if status != genai.GenerationStatus.FINISHED:  # IGNORED, so far as is known
+                events.append((id, EngineStopped(f"the request was given up ({status.name}): the key-value cache may be full")))
+        return events
+
+    def _sampling(self, params: SamplingParams) -> genai.GenerationConfig:
+        config = genai.GenerationConfig(max_new_tokens=params.length, stop_token_ids=set(self.limits.eos), logprobs=1)
+        if not params.greedy:
+            config.do_sample = True
+            config.temperature, config.top_p, config.rng_seed = params.temperature, params.top_p, params.seed
+            if params.top_k:
+                config.top_k = params.top_k
+        return config
+
+
+_FINISH: dict[genai.GenerationFinishReason, FinishReason] = {
+    genai.GenerationFinishReason.LENGTH: "length",
+    genai.GenerationFinishReason.STOP: "stop",
+}
+
+
+def _read(request: _Request) -> list[Token]:
+    tokens = []
+    while request.handle.can_read():
+        for output in request.handle.read().values():
+            reason = _FINISH.get(output.finish_reason)
+            for at, (id, logprob) in enumerate(zip(output.generated_ids, output.generated_log_probs, strict=True), start=1):
+                tokens.append(request.text.token(id, logprob, reason if at == len(output.generated_ids) else None))
+    return tokens
+
+
+def run(batch: Batch, connection: Connection) -> None:
+    """Step as long as there is something to do, and wait for it where there is not, until None comes. Raises EOFError when nobody is
+    there any more.
+    """
+    while True:
+        while batch.idle or connection.poll():
+            message: Add | Cancel | None = connection.recv()
+            if message is None:
+                return
+            if isinstance(message, Cancel):
+                batch.cancel(message.id)
+                continue
+            try:
+                batch.add(message.id, message.prompt, message.params)
+            except Exception as error:  # its own parameters are wrong: no other request is concerned
+                known = error if isinstance(error, PromptTooLong) else EngineStopped(str(error))
+                connection.send(Report(batch.steps, batch.running, [(message.id, known)]))
+        events = batch.step()
+        connection.send(Report(batch.steps, batch.running, events))
+
+
+def main(descriptor: int) -> None:
+    """Serve until the other end of the connection says so, or is gone."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the service, which then answers what it has begun
+        signal.signal(number, signal.SIG_IGN)
+    with Connection(descriptor) as connection:
+        try:
+            directory, config = connection.recv()
+            batch = Batch(directory, config)
+            connection.send(Ready(batch.limits.context_length))
+            run(batch, connection)
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            return
+        except Exception as error:  # whatever it is, those who wait must hear of it
+            connection.send(Failure(str(error)))
+            raise
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
