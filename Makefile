@@ -14,12 +14,14 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_BENCH := $(VENV)/.installed-bench
+PEERS := $(VENV)-peers/.installed
+VLLM := $(VENV)-vllm/.installed
 SOURCES := train.py service.py models training serving benchmarks tests
 
 export BENTOML_DO_NOT_TRACK ?= True
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train test test-slow bench-train bench-baselines report lint types image format
+.PHONY: help serve train test test-slow bench-train bench-baselines bench-serve report lint types image format
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +44,9 @@ bench-train: $(INSTALLED_BENCH) ## fine-tuning against TRL and the plain loop, t
 
 bench-baselines: $(INSTALLED_BENCH) ## the word models against markovify, nltk and a plain nn.LSTM; BENCH="--dataset …" takes another text
 	$(BIN)/python -m benchmarks.baselines $(BENCH)
+
+bench-serve: $(INSTALLED_BENCH) $(PEERS) $(VLLM) ## the service against transformers serve, LitServe and vLLM over HTTP, 25 minutes
+	$(BIN)/python -m benchmarks.serve $(BENCH)
 
 report: $(INSTALLED) ## compare the models of the run in RUN= (runs/quickstart) on the same held-out text, once more
 	$(BIN)/python -m training.comparison $(RUN)
@@ -78,4 +83,16 @@ $(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)
 
 $(INSTALLED_BENCH): benchmarks/requirements.txt $(INSTALLED)
 	$(BIN)/pip install --disable-pip-version-check -r benchmarks/requirements.txt
+	@touch $@
+
+$(PEERS): benchmarks/serving/requirements-peers.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --disable-pip-version-check -r $<
+	@touch $@
+
+# vLLM imports torchvision and torchaudio where they are there, and fails with those that its own torch does not fit. Where there is no
+# wheel for the machine the benchmark goes without.
+$(VLLM): benchmarks/serving/requirements-vllm.txt
+	$(PYTHON) -m venv $(@D)
+	-$(@D)/bin/pip install --disable-pip-version-check -r $< && $(@D)/bin/pip uninstall -y torchvision torchaudio
 	@touch $@

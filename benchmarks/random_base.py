@@ -1,5 +1,6 @@
 """GPT-2 with random weights and a small tokenizer: for speed, memory and shape, never for quality."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ TEXT = Path(__file__).resolve().parent.parent / "data/quickstart/train.jsonl"
 
 def save_random_gpt2(target: Path, words: int, **configuration: Any) -> None:
     """Write a Hugging Face directory: a byte-level BPE of `words` tokens learned from the quickstart's text, and a GPT2Config with
-    `configuration` (GPT-2 small by default) and weights of seed 0.
+    `configuration` (GPT-2 small by default) and weights of seed 0. Ids that the BPE has not learned are words too, which no
+    text becomes: what random weights write must be text.
     """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -22,6 +24,11 @@ def save_random_gpt2(target: Path, words: int, **configuration: Any) -> None:
         [str(TEXT)],
         trainers.BpeTrainer(vocab_size=words, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False),
     )
+    config = GPT2Config(bos_token_id=0, eos_token_id=0, **configuration)
+    learned = json.loads(bpe.to_str())
+    size = len(learned["model"]["vocab"])
+    learned["model"]["vocab"] |= {f"Ġword{id}": id for id in range(size, config.vocab_size)}
+    bpe = Tokenizer.from_str(json.dumps(learned))
     PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|endoftext|>").save_pretrained(target)
     torch.manual_seed(0)
-    GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0, **configuration)).save_pretrained(target)
+    GPT2LMHeadModel(config).save_pretrained(target)

@@ -30,15 +30,31 @@ class _Request:
     text: IncrementalText
 
 
+def load_pipeline(directory: Path, config: OpenVINOConfig) -> genai.ContinuousBatchingPipeline:
+    """openvino-genai's pipeline on the IR of an artifact."""
+    scheduler = genai.SchedulerConfig()
+    scheduler.cache_size = config.cache_gb
+    scheduler.enable_prefix_caching = config.prefix_caching
+    properties = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"} if config.precision == "f32" else {}
+    return genai.ContinuousBatchingPipeline(directory / "openvino", scheduler, "CPU", properties, {})
+
+
+def generation_config(params: SamplingParams, eos: frozenset[int]) -> genai.GenerationConfig:
+    """What `params` are for openvino-genai; one of `eos` ends the text. Stop strings are not its business."""
+    config = genai.GenerationConfig(max_new_tokens=params.length, stop_token_ids=set(eos), logprobs=1)
+    if not params.greedy:
+        config.do_sample = True
+        config.temperature, config.top_p, config.rng_seed = params.temperature, params.top_p, params.seed
+        if params.top_k:
+            config.top_k = params.top_k
+    return config
+
+
 class Batch:
     """The requests under way, and the pipeline that steps them together."""
 
     def __init__(self, directory: Path, config: OpenVINOConfig) -> None:
-        scheduler = genai.SchedulerConfig()
-        scheduler.cache_size = config.cache_gb
-        scheduler.enable_prefix_caching = config.prefix_caching
-        properties = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"} if config.precision == "f32" else {}
-        self._pipeline = genai.ContinuousBatchingPipeline(directory / "openvino", scheduler, "CPU", properties, {})
+        self._pipeline = load_pipeline(directory, config)
         self._tokenizer = load_tokenizer(directory)
         self._requests: dict[int, _Request] = {}
         self.limits = ModelLimits(directory)
@@ -58,7 +74,7 @@ class Batch:
         """Take a request in. Raises PromptTooLong, and whatever openvino-genai has against it."""
         ids = self._tokenizer.encode(prompt).ids
         self.limits.check(len(ids), params.length)
-        handle = self._pipeline.add_request(id, ov.Tensor(np.array([ids])), self._sampling(params))
+        handle = self._pipeline.add_request(id, ov.Tensor(np.array([ids])), generation_config(params, self.limits.eos))
         self._requests[id] = _Request(handle, IncrementalText(self._tokenizer, ids, self.limits.eos))
 
     def cancel(self, id: int) -> None:
@@ -80,15 +96,6 @@ class Batch:
             if status != genai.GenerationStatus.FINISHED:  # IGNORED, so far as is known
                 events.append((id, EngineStopped(f"the request was given up ({status.name}): the key-value cache may be full")))
         return events
-
-    def _sampling(self, params: SamplingParams) -> genai.GenerationConfig:
-        config = genai.GenerationConfig(max_new_tokens=params.length, stop_token_ids=set(self.limits.eos), logprobs=1)
-        if not params.greedy:
-            config.do_sample = True
-            config.temperature, config.top_p, config.rng_seed = params.temperature, params.top_p, params.seed
-            if params.top_k:
-                config.top_k = params.top_k
-        return config
 
 
 _FINISH: dict[genai.GenerationFinishReason, FinishReason] = {

@@ -1,0 +1,142 @@
+"""Puts a load to a server: so many at once, each as soon as the one before is answered, for so many seconds."""
+
+import asyncio
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from benchmarks.serving.loads import Ask
+
+
+@dataclass
+class Outcome:
+    """One request: when it began and ended, when its first token came, and how many came."""
+
+    began: float
+    first: float | None = None
+    ended: float | None = None
+    tokens: int = 0
+
+    def note(self, tokens: int) -> None:
+        """So many have come, just now."""
+        self.first = self.first or time.perf_counter()
+        self.tokens += tokens
+
+
+Speaker = Callable[[aiohttp.ClientSession, str, Ask, Outcome], Any]
+"""Asks a server at a URL, and notes the tokens as they come."""
+
+
+@dataclass
+class Measured:
+    """What a load came to."""
+
+    seconds: float
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def summary(self) -> dict[str, float]:
+        """Tokens and answers a second; seconds to the first token and to the last (p50, p99); the slowest rate over the fastest."""
+        done = [outcome for outcome in self.outcomes if outcome.ended]
+        whole = [outcome.ended - outcome.began for outcome in done if outcome.ended]
+        first = [outcome.first - outcome.began for outcome in self.outcomes if outcome.first]
+        rates = [outcome.tokens / took for outcome, took in zip(done, whole, strict=True)]
+        return {
+            "tokens_per_second": sum(outcome.tokens for outcome in self.outcomes) / self.seconds,
+            "answers": len(done),
+            "answers_per_second": len(done) / self.seconds,
+            **{f"first_token_p{share}": quantile(first, share) for share in (50, 99)},
+            **{f"answer_p{share}": quantile(whole, share) for share in (50, 99)},
+            "slowest_over_fastest": min(rates) / max(rates) if rates else float("nan"),
+        }
+
+
+def quantile(values: list[float], percent: int) -> float:
+    """NaN where there is nothing."""
+    if len(values) < 2:
+        return values[0] if values else float("nan")
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
+
+
+async def put(url: str, speak: Speaker, load: Iterator[Ask], at_once: int, seconds: float) -> Measured:
+    """Ask `at_once` clients' worth for `seconds`, after two requests that do not count; what is under way then is cut off, and its tokens
+    count.
+    """
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session:
+        await asyncio.gather(*(speak(session, url, next(load), Outcome(0.0)) for _ in range(min(2, at_once))))
+        measured, began = Measured(seconds), time.perf_counter()
+
+        async def client() -> None:
+            while True:
+                outcome = Outcome(time.perf_counter())
+                measured.outcomes.append(outcome)
+                await speak(session, url, next(load), outcome)
+                outcome.ended = time.perf_counter()
+
+        clients = [asyncio.create_task(client()) for _ in range(at_once)]
+        done, _ = await asyncio.wait(clients, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+        measured.seconds = time.perf_counter() - began
+        for task in clients:
+            task.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
+        for failed in done:
+            failed.result()
+    return measured
+
+
+async def speak_trigen(session: aiohttp.ClientSession, url: str, ask: Ask, outcome: Outcome) -> None:
+    """`/answer_question` for a question, else `/generate_with_llm`, streaming."""
+    if ask.question:
+        await _whole(session, f"{url}/answer_question", {"question": ask.question, "context": ask.context}, outcome, ask.length)
+        return
+    body = {"start_word": ask.prompt, "length": ask.length, "temperature": 0.8, "top_p": 0.95, "seed": ask.seed, "stream": True}
+    async with session.post(f"{url}/generate_with_llm", json=body) as answer:
+        answer.raise_for_status()
+        async for line in answer.content:
+            if line.startswith(b"data: "):
+                outcome.note(1)
+                if b'"finish_reason"' in line:
+                    outcome.tokens = json.loads(line.removeprefix(b"data: "))["new_tokens"]
+
+
+async def speak_bigram(session: aiohttp.ClientSession, url: str, ask: Ask, outcome: Outcome) -> None:
+    """`/generate_text`, twenty words."""
+    await _whole(session, f"{url}/generate_text", {"start_word": ask.prompt, "length": 20}, outcome, 20)
+
+
+async def speak_litserve(session: aiohttp.ClientSession, url: str, ask: Ask, outcome: Outcome) -> None:
+    """What `litserve_server.py` takes; it answers when all is there."""
+    body = {"prompt": ask.prompt, "length": ask.length, "greedy": ask.question is not None}
+    await _whole(session, f"{url}/predict", body, outcome, ask.length)
+
+
+def openai_speaker(model: str, **fields: Any) -> Speaker:
+    """`/v1/completions`, streaming; `fields` are those that this server needs beside the usual."""
+
+    async def speak(session: aiohttp.ClientSession, url: str, ask: Ask, outcome: Outcome) -> None:
+        sampling = {"temperature": 0.0} if ask.question else {"temperature": 0.8, "top_p": 0.95, "seed": ask.seed}
+        body = {"model": model, "prompt": ask.prompt, "max_tokens": ask.length, "stream": True} | sampling | fields
+        async with session.post(f"{url}/v1/completions", json=body) as answer:
+            answer.raise_for_status()
+            async for line in answer.content:
+                if not line.startswith(b"data: {"):
+                    continue
+                event = json.loads(line.removeprefix(b"data: "))
+                if event.get("choices") and event["choices"][0].get("text"):
+                    outcome.note(1)
+                if usage := event.get("usage"):
+                    outcome.tokens = usage["completion_tokens"]
+
+    return speak
+
+
+async def _whole(session: aiohttp.ClientSession, url: str, body: dict[str, Any], outcome: Outcome, tokens: int) -> None:
+    async with session.post(url, json=body) as answer:
+        answer.raise_for_status()
+        await answer.read()
+        outcome.note(tokens)

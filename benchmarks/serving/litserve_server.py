@@ -1,0 +1,42 @@
+"""LitServe around `generate`, as its documentation has it, with its batching: `python litserve_server.py MODEL PORT` where litserve is."""
+
+import sys
+from typing import Any
+
+import litserve
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+
+class Completions(litserve.LitAPI):
+    """One `generate` for up to 32 prompts, padded on the left, as long as the longest asks for; the greedy ones apart."""
+
+    def setup(self, device: str) -> None:
+        """Load the model in bf16."""
+        self.tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], padding_side="left")
+        self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16).eval()
+        self.model.to(torch.device(device))
+
+    def predict(self, requests: list[dict[str, Any]]) -> list[str]:
+        """A batch of requests to their texts."""
+        texts: dict[int, str] = {}
+        for greedy in (True, False):
+            part = [n for n, request in enumerate(requests) if request["greedy"] == greedy]
+            if part:
+                texts |= dict(zip(part, self._generate([requests[n] for n in part], greedy), strict=True))
+        return [texts[n] for n in range(len(requests))]
+
+    def _generate(self, requests: list[dict[str, Any]], greedy: bool) -> list[str]:
+        sampling = {"do_sample": False} if greedy else {"do_sample": True, "temperature": 0.8, "top_p": 0.95}
+        inputs = self.tokenizer([request["prompt"] for request in requests], return_tensors="pt", padding=True)
+        lengths = [request["length"] for request in requests]
+        with torch.inference_mode():
+            output = self.model.generate(**inputs, max_new_tokens=max(lengths), pad_token_id=self.tokenizer.eos_token_id, **sampling)
+        start = inputs["input_ids"].shape[1]
+        return [str(self.tokenizer.decode(row[start : start + length])) for row, length in zip(output, lengths, strict=True)]
+
+
+if __name__ == "__main__":
+    api = Completions(max_batch_size=32, batch_timeout=0.01)
+    litserve.LitServer(api, accelerator="cpu", timeout=False).run(host="127.0.0.1", port=int(sys.argv[2]), generate_client_file=False)
