@@ -1,19 +1,22 @@
 """What the fine-tuned LLM answers, asked as the service asks it: the same engine, weights and template."""
 
 import asyncio
+import statistics
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
-from torchmetrics.text import SQuAD
+from torchmetrics.functional.text import squad
 from tqdm import tqdm
 
-from models.llm import LLM
+from models.llm import LLM, Answer
 from training.data import Row, eval_loader
 
 
 def evaluate(model: LLM, rows: Dataset, with_context: bool = True) -> dict[str, Any]:
     """EM and F1 in percent over all references of each row (the official SQuAD v1.1 measure), the share of answers that are spans
-    of their context, of those that ended before the limit, and their mean length in words.
+    of their context, of those that ended before the limit, their mean length in words, and what their score is worth (`reliability`).
     """
     return asyncio.run(_evaluate(model, rows, with_context))
 
@@ -35,30 +38,47 @@ def show_answers(model: LLM, rows: Dataset) -> list[dict[str, Any]]:
 
 
 async def _evaluate(model: LLM, rows: Dataset, with_context: bool) -> dict[str, Any]:
-    measure = SQuAD(sync_on_compute=False)  # the other processes do not evaluate
-    spans, ended, words, count = 0, 0, 0, 0
+    answers: list[Answer] = []
+    matches: list[dict[str, float]] = []
     description = "evaluating" if with_context else "evaluating without contexts"
     with tqdm(total=len(rows), desc=description, unit="question") as bar:
         for batch in eval_loader(rows):
-            answers = await asyncio.gather(*(model.answer(row["question"], row["context"] if with_context else None) for row in batch))
-            for row, answer in zip(batch, answers, strict=True):
-                id = str(count)
-                measure.update(
-                    {"id": id, "prediction_text": answer.answer},
-                    {"id": id, "answers": {"text": row["answers"]["text"], "answer_start": [0] * len(row["answers"]["text"])}},
-                )
-                count += 1
-                spans += answer.start is not None
-                ended += answer.ended
-                words += len(answer.answer.split())
+            given = await asyncio.gather(*(model.answer(row["question"], row["context"] if with_context else None) for row in batch))
+            answers += given
+            matches += (_match(answer, row["answers"]["text"]) for row, answer in zip(batch, given, strict=True))
             bar.update(len(batch))
-            bar.set_postfix({name: f"{float(value):.1f}" for name, value in measure.compute().items()})
-    result = measure.compute()
+            bar.set_postfix({name: f"{_mean(match[name] for match in matches):.1f}" for name in ("exact_match", "f1")})
     return {
-        "exact_match": float(result["exact_match"]),
-        "f1": float(result["f1"]),
-        "questions": count,
-        **({"span_share": spans / count} if with_context else {}),
-        "ended_share": ended / count,
-        "mean_answer_words": words / count,
+        "exact_match": _mean(match["exact_match"] for match in matches),
+        "f1": _mean(match["f1"] for match in matches),
+        "questions": len(answers),
+        **({"span_share": _mean(answer.start is not None for answer in answers)} if with_context else {}),
+        "ended_share": _mean(answer.ended for answer in answers),
+        "mean_answer_words": _mean(len(answer.answer.split()) for answer in answers),
+        "reliability": reliability([answer.score for answer in answers], [match["exact_match"] / 100 for match in matches]),
     }
+
+
+def _match(answer: Answer, references: list[str]) -> dict[str, float]:
+    """EM and F1 of one answer, in percent."""
+    target: Any = {"id": "", "answers": {"text": references, "answer_start": [0] * len(references)}}
+    return {name: float(value) for name, value in squad({"id": "", "prediction_text": answer.answer}, target).items()}
+
+
+def reliability(scores: Sequence[float], correct: Sequence[float], bins: int = 10) -> list[dict[str, float]]:
+    """What a score is worth: the answers by score, cut into `bins` of as many answers each; of each bin the mean score, the share that
+    is correct, and the number (DeGroot & Fienberg 1983, https://doi.org/10.2307/2987588; bins of like mass as in Nguyen & O'Connor 2015,
+    https://arxiv.org/abs/1508.05154).
+    """
+    pairs = np.array([scores, correct]).T[np.argsort(scores, kind="stable")]
+    parts = [part for part in np.array_split(pairs, bins) if len(part)]
+    return [{"score": float(part[:, 0].mean()), "correct": float(part[:, 1].mean()), "answers": len(part)} for part in parts]
+
+
+def calibration_error(bins: list[dict[str, float]]) -> float:
+    """The mean distance between score and share of correct answers (expected calibration error), 0 at best."""
+    return sum(part["answers"] * abs(part["score"] - part["correct"]) for part in bins) / sum(part["answers"] for part in bins)
+
+
+def _mean(values: Iterable[float]) -> float:
+    return statistics.fmean(values)

@@ -9,6 +9,7 @@ matplotlib.use("Agg")  # no display is needed, and none is opened
 
 from matplotlib import pyplot as plt
 
+from training.evaluation import calibration_error
 from training.records import Records
 from training.run import name_of
 
@@ -16,7 +17,7 @@ from training.run import name_of
 def write_report(directory: Path, records: Records, configuration: dict[str, Any], metrics: dict[str, Any]) -> None:
     """Write `report.md` and its plots into `directory`."""
     train, validations = records.read("train"), records.read("validation")
-    plots = _plot(directory, train, validations)
+    plots = _plot(directory, train, validations) | _plot_reliability(directory, metrics["reliability"])
     (directory / "report.md").write_text(
         "\n\n".join(
             [
@@ -44,6 +45,7 @@ def _scores(metrics: dict[str, Any]) -> str:
             ("answers that are spans of their context", f"{metrics['span_share']:.1%}"),
             ("answers that ended before the limit", f"{metrics['ended_share']:.1%}"),
             ("mean length of an answer", f"{metrics['mean_answer_words']:.1f} words"),
+            ("score", f"{calibration_error(metrics['reliability']):.1%} from the share of exact answers on average (calibration error)"),
             (
                 "bits per byte on held-out contexts",
                 f"{metrics['bits_per_byte']:.4f}, {held} its base model's {metrics['base_bits_per_byte']:.4f}",
@@ -106,6 +108,18 @@ def _plot(directory: Path, train: list[dict[str, Any]], validations: list[dict[s
         titles["scores"] = "EM and F1 on the validation questions, %"
         save_figure(figure, axes, titles["scores"], "step", directory / "scores.png")
     return titles
+
+
+def _plot_reliability(directory: Path, bins: list[dict[str, float]]) -> dict[str, str]:
+    """Draw the share of exact answers by score; returns the title by file name."""
+    figure, axes = plt.subplots(figsize=(4.2, 4.2), layout="constrained")
+    axes.plot([0, 1], [0, 1], color="grey", linestyle="--", label="a probability")
+    axes.plot([part["score"] for part in bins], [part["correct"] for part in bins], marker="o", label="answers, a tenth each")
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes.legend()
+    title = "Share of exact answers by score"
+    save_figure(figure, axes, title, "score", directory / "reliability.png")
+    return {"reliability": title}
 
 
 def save_figure(figure: Any, axes: Any, title: str, label: str, path: Path) -> None:
