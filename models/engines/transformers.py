@@ -1,36 +1,111 @@
-"""The CUDA engine, and the reference that the CPU engine is tested against: transformers, one token of one request at a time."""
+"""The CUDA engine: transformers' continuous batching, which draws each request's tokens with its own parameters and seed.
+
+https://huggingface.co/docs/transformers/main/continuous_batching
+"""
 
 import asyncio
+import itertools
+import time
 from collections.abc import AsyncGenerator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig, LogitsProcessorList
+from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessorList
+from transformers.generation.continuous_batching.requests import FutureRequestState, GenerationOutput, RequestStatus
 
 from models.base import FinishReason, SamplingParams, Token
 from models.engines import EngineStopped
 from models.engines.text import IncrementalText, ModelLimits, load_tokenizer
-from models.sampling import log_softmax, sample
+
+CPU_CACHE_PAGES = 64
+"""Of 256 tokens each. On CUDA transformers takes what memory there is."""
+START_SECONDS = 60
+
+
+class Sampling(ContinuousBatchingLogitsProcessorList):
+    """Draws the next token of every request in a batch, by its own temperature, top-k, top-p and generator, where transformers has one
+    random generator for all. Tensors alone are involved, so that a CUDA graph can hold it.
+
+    The numbers of a step are four rows of the storage that transformers provides, floats seen as integers; `draw` gives the
+    tokens and their log-probabilities under the model, which transformers' own sampling would have after temperature and top-p.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(LogitsProcessorList())
+        self.tensors_required, self.do_processing = 4, True
+        self._drawn: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def check_kwargs(self, kwargs: dict[str, Any]) -> None:
+        """Accept what `TransformersEngine` sends."""
+
+    def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
+        """Greedy, for rows that no request has."""
+        int32_tensor[:4] = _as_integers([[1.0], [1.0], [1.0], [0.0]]).to(int32_tensor.device)
+
+    def prepare_tensor_args(self, requests_in_batch: list[FutureRequestState], arg_storage: torch.Tensor) -> torch.Tensor:
+        """Put each request's temperature, top-k, top-p and its next random number into the storage, shape (4, requests)."""
+        wanted = [future.state.logit_processor_kwargs for future in requests_in_batch if future.has_new_token]
+        rows = [
+            [each["params"].temperature or 1.0 for each in wanted],
+            [float(1 if each["params"].greedy else each["params"].top_k) for each in wanted],
+            [each["params"].top_p for each in wanted],
+            [float(each["generator"].random(dtype=np.float32)) for each in wanted],
+        ]
+        arg_storage[:4, : len(wanted)] = _as_integers(rows).to(arg_storage.device)
+        return arg_storage
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, logits_processor_args: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        """From logits, shape (requests, vocabulary), draw a token each. Gives the logits back as they are."""
+        temperature, top_k, top_p, uniform = logits_processor_args[:4, : len(scores), None].view(torch.float32)
+        logprobs = scores.log_softmax(-1)
+        weights, order = (logprobs / temperature).softmax(-1).sort(descending=True, stable=True)
+        rank = torch.arange(weights.shape[1], device=weights.device)
+        weights = weights.masked_fill((rank >= top_k) & (top_k > 0), 0.0)
+        mass = weights.cumsum(-1)
+        weights = weights.masked_fill(mass - weights >= top_p * mass[:, -1:], 0.0)  # keeps the one that reaches top_p
+        mass = weights.cumsum(-1)
+        drawn = (mass <= uniform * mass[:, -1:]).sum(-1, keepdim=True).clamp(max=weights.shape[1] - 1)
+        tokens = order.gather(-1, drawn)
+        self._drawn = tokens[:, 0], logprobs.gather(-1, tokens)[:, 0]
+        return scores
+
+    def draw(self, scores: torch.Tensor, output_ids: torch.Tensor) -> None:  # noqa: ARG002
+        """In the place of `ModelRunner._sample`: what was drawn, and its log-probability in the bits of an integer."""
+        assert self._drawn is not None
+        tokens, logprobs = self._drawn
+        output_ids[0, : len(tokens)].copy_(tokens)
+        output_ids[1, : len(tokens)].copy_(logprobs.view(torch.int32))
+
+
+def _as_integers(rows: list[list[float]]) -> torch.Tensor:
+    return torch.tensor(rows, dtype=torch.float32).view(torch.int32)
 
 
 class TransformersEngine:
-    """Runs a Hugging Face directory: in fp32 on a CPU, in bf16 on CUDA where it is there.
-
-    One thread computes; the requests under way take turns, each with a cache and a random generator of its own.
-    """
+    """Runs a Hugging Face directory: in bf16 on CUDA, in fp32 on a CPU, where it is for comparison alone."""
 
     def __init__(self, directory: Path) -> None:
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.bfloat16 if self._device.type == "cuda" else torch.float32
-        self._tokenizer = load_tokenizer(directory)
-        self._model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval()
-        self._model.to(self._device)
-        self._limits = ModelLimits(directory)
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="transformers-engine")
-        self._closed = False
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        self._tokenizer, self._limits = load_tokenizer(directory), ModelLimits(directory)
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval()
+        model.to(device)
+        config = ContinuousBatchingConfig(return_logprobs=True, num_blocks=None if device.type == "cuda" else CPU_CACHE_PAGES)
+        self._manager = model.init_continuous_batching(GenerationConfig(eos_token_id=-1, do_sample=False), config)
+        sampling = Sampling()
+        self._manager.logit_processor = sampling
+        self._manager.start()
+        deadline = time.monotonic() + START_SECONDS
+        while self._manager.batch_processor is None:  # the thread makes it
+            if not self.alive or time.monotonic() > deadline:
+                self.close()
+                raise EngineStopped(f"the engine cannot start: {self._manager.background_thread_status.fatal_error}")
+            time.sleep(0.01)
+        self._manager.batch_processor.model_runner._sample = sampling.draw
+        self._ids = itertools.count()
 
     @property
     def context_length(self) -> int:
@@ -40,38 +115,34 @@ class TransformersEngine:
     @property
     def alive(self) -> bool:
         """See `Engine`."""
-        return not self._closed
+        return bool(self._manager.is_running()) and self._manager.background_thread_status.can_accept_new_requests() is None
 
     async def stream(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
         """See `Engine`."""
-        ids: list[int] = self._tokenizer.encode(prompt).ids
+        ids = self._tokenizer.encode(prompt).ids
         self._limits.check(len(ids), params.length)
         text = IncrementalText(self._tokenizer, ids, self._limits.eos)
-        generator = np.random.default_rng(params.seed)
-        cache = DynamicCache()
-        for step in range(1, params.length + 1):
-            logprobs = await self._compute(ids, cache)
-            id = sample(logprobs, params, generator)
-            done: FinishReason | None = "stop" if id in self._limits.eos else "length" if step == params.length else None
-            yield text.token(id, float(logprobs[id]), done)
-            if done:
-                return
-            ids = [id]
+        outputs: asyncio.Queue[GenerationOutput] = asyncio.Queue()
+        id, seen, output = str(next(self._ids)), 0, None
+        self._manager.register_result_handler(id, outputs.put_nowait)
+        drawing = {"params": params, "generator": np.random.default_rng(params.seed)}
+        eos = sorted(self._limits.eos)
+        if not self._manager.add_request(ids, id, params.length, streaming=True, eos_token_id=eos, **drawing):
+            raise EngineStopped("the engine was closed")
+        try:
+            while output is None or not output.is_finished():
+                output = await outputs.get()
+                if output.status == RequestStatus.FAILED:
+                    raise EngineStopped(f"the engine has failed: {output.error}")
+                for at in range(seen, len(output.generated_tokens)):
+                    token = output.generated_tokens[at]
+                    ended: FinishReason | None = "stop" if token in self._limits.eos else "length" if at + 1 == params.length else None
+                    yield text.token(token, output.logprobs[at], ended)
+                seen = len(output.generated_tokens)
+        finally:
+            if output is None or not output.is_finished():
+                self._manager.cancel_request(id)
 
     def close(self) -> None:
         """See `Engine`."""
-        self._closed = True
-        self._executor.shutdown()
-
-    async def _compute(self, ids: list[int], cache: DynamicCache) -> NDArray[np.float64]:
-        if self._closed:
-            raise EngineStopped("the engine was closed")
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._forward, ids, cache)
-
-    def _forward(self, ids: list[int], cache: DynamicCache) -> NDArray[np.float64]:
-        """Log P of every token as the next, shape (vocabulary,); extends `cache` by `ids`."""
-        with torch.inference_mode():
-            output = self._model(
-                input_ids=torch.tensor([ids], device=self._device), past_key_values=cache, use_cache=True, logits_to_keep=1
-            )
-        return log_softmax(output.logits[0, -1].float().cpu().numpy())
+        self._manager.stop(block=True, hard_stop=True)

@@ -9,15 +9,22 @@ import shutil
 import time
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from models.base import PromptTooLong, SamplingParams, Token
 from models.engines import Engine, EngineStopped, load_engine
 from models.engines.openvino import OpenVINOEngine
 from models.engines.openvino_messages import Add, Cancel, Failure, OpenVINOConfig, Ready, Report
 from models.engines.openvino_process import Batch, main
-from models.engines.transformers import TransformersEngine
+from models.engines.transformers import Sampling, TransformersEngine
+from models.sampling import _kept
 from training.export import export_openvino
 
 PROMPTS = ["The", "In the year 1889 the", "Question: who?\nAnswer:", "naïve café …"]
@@ -51,18 +58,65 @@ def text_of(tokens: list[Token]) -> str:
     return "".join(token.text for token in tokens)
 
 
-def test_both_give_the_same_greedy_text_and_probabilities(artifact: Path) -> None:
-    engines = [build(name, artifact) for name in ("openvino", "transformers")]
+def test_greedy_text_and_probabilities_are_those_of_generate(engine: Engine, artifact: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(artifact)
+    model: Any = AutoModelForCausalLM.from_pretrained(artifact)
 
-    async def both(prompt: str) -> list[list[Token]]:
-        return [await collect(engine.stream(prompt, SamplingParams(24, temperature=0))) for engine in engines]
+    async def together() -> list[list[Token]]:
+        return await asyncio.gather(*(collect(engine.stream(prompt, SamplingParams(24, temperature=0))) for prompt in PROMPTS))
 
-    for prompt in PROMPTS:
-        served, reference = asyncio.run(both(prompt))
-        assert text_of(served) == text_of(reference)
-        assert [token.logprob for token in served] == pytest.approx([token.logprob for token in reference], abs=1e-3)
-    for engine in engines:
-        engine.close()
+    for prompt, served in zip(PROMPTS, asyncio.run(together()), strict=True):
+        inputs = tokenizer(prompt, return_tensors="pt")
+        expected = model.generate(
+            **inputs, max_new_tokens=24, do_sample=False, pad_token_id=0, return_dict_in_generate=True, output_logits=True
+        )
+        ids = expected.sequences[0, inputs["input_ids"].shape[1] :]
+        logprobs = [float(logits[0].log_softmax(-1)[id]) for logits, id in zip(expected.logits, ids, strict=True)]
+        assert text_of(served) == str(tokenizer.decode(ids, skip_special_tokens=True)).rstrip("\N{REPLACEMENT CHARACTER}")
+        assert [token.logprob for token in served] == pytest.approx(logprobs, abs=1e-3)
+
+
+def test_parameters_of_one_request_are_not_those_of_its_neighbours(engine: Engine) -> None:
+    wanted = [(0, 0, 1.0), (2, 1, 1.0), (0.8, 0, 0.9), (1, 5, 1.0), (1.5, 0, 1e-6), (2, 0, 1.0)]
+    mixed = [
+        SamplingParams(24, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+        for seed, (temperature, top_k, top_p) in enumerate(wanted)
+    ]
+
+    async def together() -> list[list[Token]]:
+        return await asyncio.gather(*(collect(engine.stream("The", params)) for params in mixed))
+
+    greedy, narrow, _, _, nucleus, hot = map(text_of, asyncio.run(together()))
+    assert greedy == narrow == nucleus != hot
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_transformers_draws_as_sample_defines_it(data: st.DataObject) -> None:
+    draw = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    logits = draw.normal(0, data.draw(st.floats(0.1, 6)), 50)
+    params = SamplingParams(
+        temperature=data.draw(st.floats(0.1, 2)), top_k=data.draw(st.integers(0, 60)), top_p=data.draw(st.floats(0.01, 1))
+    )
+    weights = np.exp((logits - logits.max()) / params.temperature)
+    kept = _kept(weights, min(params.top_k, 50), params.top_p)
+    uniform = draw.random(64, dtype=np.float32)
+    sampling = Sampling()
+    numbers = torch.tensor([[params.temperature], [float(params.top_k)], [params.top_p], [0.0]]).repeat(1, 64)
+    numbers[3] = torch.from_numpy(uniform)
+    scores = torch.from_numpy(logits).float().repeat(64, 1)
+    assert sampling(torch.zeros(64), scores, numbers.view(torch.int32)) is scores
+    output = torch.zeros(2, 64, dtype=torch.int32)
+    sampling.draw(scores, output)
+    kept = kept[np.argsort(-weights[kept], kind="stable")]
+    mass = weights[kept].cumsum()
+    far = np.abs(mass[:, None] - uniform * mass[-1]).min(0) > 1e-4 * mass[-1]  # from where rounding decides
+    expected = kept[np.minimum(np.searchsorted(mass, uniform * mass[-1], side="right"), len(kept) - 1)]
+    cut = np.abs(np.sort(weights)[::-1].cumsum() / weights.sum() - params.top_p).min() if not params.top_k else 1
+    if cut > 1e-5:
+        assert output[0].numpy()[far].tolist() == expected[far].tolist()
+    logprobs = output[1].view(torch.float32)
+    assert logprobs.tolist() == pytest.approx(scores.log_softmax(-1)[0, output[0].long()].tolist(), abs=1e-5)
 
 
 def test_length_is_kept_and_said(engine: Engine) -> None:
