@@ -4,8 +4,10 @@ The graph takes the key-value cache as plain tensors and returns it; a gather by
 state, whose initial value has the batch's size (continuous batching refuses the graph otherwise).
 """
 
+import shutil
 import warnings
 from pathlib import Path
+from typing import Literal
 
 import nncf
 import numpy as np
@@ -16,6 +18,8 @@ from openvino._offline_transformations import apply_make_stateful_transformation
 from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging
+
+Weights = Literal["int8", "fp16", "fp32"]
 
 
 class _Step(torch.nn.Module):
@@ -40,19 +44,19 @@ class _Step(torch.nn.Module):
         return (out.logits, *(part for layer in out.past_key_values.layers for part in (layer.keys, layer.values)))
 
 
-def export_openvino(source: Path, target: Path, *, int8: bool = True) -> None:
+def export_openvino(source: Path, target: Path, weights: Weights = "int8") -> None:
     """Write `target`: `openvino_model` as IR, and the two configurations, which openvino-genai reads.
 
-    With `int8` the weights are compressed to eight bits (asymmetric, by output channel); without, they stay fp32.
+    int8 weights are asymmetric, by output channel; fp16 are those of the model, rounded; fp32 is for comparison.
     """
     target.mkdir(parents=True, exist_ok=True)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
     ir = _stateful(_trace(model), model.config)
-    if int8:
+    if weights == "int8":
         ir = nncf.compress_weights(ir, mode=nncf.CompressWeightsMode.INT8_ASYM)
-    ov.save_model(ir, target / "openvino_model.xml", compress_to_fp16=int8)
+    ov.save_model(ir, target / "openvino_model.xml", compress_to_fp16=weights != "fp32")
     for name in ("config.json", "generation_config.json"):
-        (target / name).write_text((source / name).read_text())
+        shutil.copy(source / name, target)
 
 
 def _cache_shape(config: PretrainedConfig) -> tuple[int, int, int]:

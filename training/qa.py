@@ -26,6 +26,7 @@ from training.evaluation import evaluate, show_answers
 from training.export import export_openvino
 from training.interruption import Interruption
 from training.loop import FineTuning, Progress
+from training.quantization import choose_weights
 from training.records import Records
 from training.report import write_report
 from training.run import FINE_TUNING, settings
@@ -102,6 +103,8 @@ def fit_llm(
         "base_bits_per_byte": records.read("base")[0]["bits_per_byte"],
     }
     del tuned
+    if config.int8_check:
+        metrics |= choose_weights(directory, _first(test, config.int8_check), config.int8_limit)
     with loaded(directory) as llm:
         metrics |= {"engine": type(llm.engine).__name__} | evaluate(llm, test)
         metrics["without_context"] = evaluate(llm, _first(test, CONTEXT_FREE), with_context=False)

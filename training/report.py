@@ -35,7 +35,7 @@ def write_report(directory: Path, records: Records, configuration: dict[str, Any
 
 
 def _scores(metrics: dict[str, Any]) -> str:
-    free, best = metrics["without_context"], metrics["best_validation"]
+    free, best, cost = metrics["without_context"], metrics["best_validation"], metrics.get("int8_f1_cost")
     held = "no worse than" if metrics["bits_per_byte"] <= metrics["base_bits_per_byte"] else "**worse than**"
     return table(
         ("measure", "value"),
@@ -45,6 +45,7 @@ def _scores(metrics: dict[str, Any]) -> str:
             ("answers that are spans of their context", f"{metrics['span_share']:.1%}"),
             ("answers that ended before the limit", f"{metrics['ended_share']:.1%}"),
             ("mean length of an answer", f"{metrics['mean_answer_words']:.1f} words"),
+            *([("CPU engine", f"{metrics['weights']} weights; int8 costs {cost:.2f} points of F1")] if cost is not None else []),
             ("score", f"{calibration_error(metrics['reliability']):.1%} from the share of exact answers on average (calibration error)"),
             (
                 "bits per byte on held-out contexts",

@@ -35,7 +35,7 @@ def artifact(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face directory with the IR in it, as the store holds it."""
     directory = tmp_path_factory.mktemp("artifact")
     shutil.copytree(tiny_base, directory, dirs_exist_ok=True)
-    export_openvino(directory, directory / "openvino", int8=False)
+    export_openvino(directory, directory / "openvino", "fp32")
     return directory
 
 
@@ -305,7 +305,7 @@ def test_the_default_engine_is_that_of_the_device(artifact: Path, monkeypatch: p
 
 def test_int8_is_the_same_model_within_its_rounding(artifact: Path, tmp_path: Path) -> None:
     shutil.copytree(artifact, tmp_path, dirs_exist_ok=True)
-    export_openvino(artifact, tmp_path / "openvino", int8=True)
+    export_openvino(artifact, tmp_path / "openvino")
     engine = load_engine(tmp_path, "openvino")
     reference = build("transformers", artifact)
     served, expected = (asyncio.run(collect(each.stream("The", SamplingParams(1, temperature=0)))) for each in (engine, reference))

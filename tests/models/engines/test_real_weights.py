@@ -23,7 +23,7 @@ WEIGHTS = PROJECT / "runs/base-models/smollm2-135m-instruct"
 @pytest.mark.skipif(not WEIGHTS.exists(), reason="no real weights: `python train.py --preset quickstart` fetches them")
 def test_same_greedy_text_in_full_precision(tmp_path: Path) -> None:
     shutil.copytree(WEIGHTS, tmp_path, dirs_exist_ok=True)
-    export_openvino(tmp_path, tmp_path / "openvino", int8=False)
+    export_openvino(tmp_path, tmp_path / "openvino", "fp32")
     rows = [json.loads(line) for line in (QUICKSTART / "validation.jsonl").read_text().splitlines()][::9]
     prompts = [question_prompt(row["question"], row["context"]) for row in rows] + [row["context"][:80] for row in rows]
     engines: list[Engine] = [OpenVINOEngine(tmp_path, OpenVINOConfig(precision="f32")), TransformersEngine(tmp_path)]
