@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig, P
 from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging
 
-Weights = Literal["int8", "fp16", "fp32"]
+Weights = Literal["int4", "int8", "fp16", "fp32"]
 
 
 class _Step(torch.nn.Module):
@@ -47,13 +47,16 @@ class _Step(torch.nn.Module):
 def export_openvino(source: Path, target: Path, weights: Weights = "int8") -> None:
     """Write `target`: `openvino_model` as IR, and the two configurations, which openvino-genai reads.
 
-    int8 weights are asymmetric, by output channel; fp16 are those of the model, rounded; fp32 is for comparison.
+    int8 weights are asymmetric, by output channel; fp16 are those of the model, rounded; int4 (in groups of 64, the head in int8) and fp32
+    are for comparison.
     """
     target.mkdir(parents=True, exist_ok=True)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
     ir = _stateful(_trace(model), model.config)
     if weights == "int8":
         ir = nncf.compress_weights(ir, mode=nncf.CompressWeightsMode.INT8_ASYM)
+    elif weights == "int4":
+        ir = nncf.compress_weights(ir, mode=nncf.CompressWeightsMode.INT4_ASYM, group_size=64)
     ov.save_model(ir, target / "openvino_model.xml", compress_to_fp16=weights != "fp32")
     for name in ("config.json", "generation_config.json"):
         shutil.copy(source / name, target)

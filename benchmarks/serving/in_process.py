@@ -14,19 +14,19 @@ import psutil
 
 from benchmarks.serving.client import Measured, Outcome
 from benchmarks.serving.loads import LOADS, Ask
+from models.engines.openvino_messages import OpenVINOConfig
 
 
-def raw(artifact: Path, load: Iterator[Ask], at_once: int, seconds: float) -> Measured:
+def raw(artifact: Path, load: Iterator[Ask], at_once: int, seconds: float, config: OpenVINOConfig = OpenVINOConfig()) -> Measured:
     """openvino-genai's pipeline as the service configures it, fed with token ids and read as token ids."""
     import numpy as np
     import openvino as ov
 
     from models.base import SamplingParams
-    from models.engines.openvino_messages import OpenVINOConfig
     from models.engines.openvino_process import generation_config, load_pipeline
     from models.engines.text import load_tokenizer
 
-    pipeline, tokenizer = load_pipeline(artifact, OpenVINOConfig()), load_tokenizer(artifact)
+    pipeline, tokenizer = load_pipeline(artifact, config), load_tokenizer(artifact)
     running: list[tuple[Any, Outcome]] = []
     measured, count, began = Measured(seconds), 0, 0.0
 

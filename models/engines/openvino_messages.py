@@ -16,6 +16,10 @@ class OpenVINOConfig:
     """Memory of the key-value cache."""
     prefix_caching: bool = True
     """Many questions on one passage read it once."""
+    step_tokens: int = 256
+    """Tokens of a step at most: a long prompt is read in pieces, between which the others go on."""
+    properties: tuple[tuple[str, str], ...] = ()
+    """More of them for OpenVINO's CPU plugin, by name."""
 
 
 @dataclass(frozen=True)

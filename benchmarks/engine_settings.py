@@ -1,0 +1,153 @@
+"""What each setting of the CPU engine is worth, on a fine-tuned artifact: speed, and what it costs in answers and in bits per byte.
+
+    python -m benchmarks.engine_settings --artifact runs/…/llm --dataset DIR
+
+Each variant differs from the service's settings in one thing, and runs in a process of its own: tokens/s of completions with 1, 8 and 32
+at once, the median time to answer a question about a new passage, EM and F1, bits per byte of held-out contexts. Half an hour.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contestants import run_contestant
+from models.engines.openvino_messages import OpenVINOConfig
+
+SECONDS, AT_ONCE = 12.0, (1, 8, 32)
+CONTEXTS = 40
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A setting and the weights that it runs."""
+
+    config: OpenVINOConfig = OpenVINOConfig()
+    weights: str = "int8"
+
+
+def properties(**given: str) -> Variant:
+    """Properties of OpenVINO's CPU plugin."""
+    return Variant(OpenVINOConfig(properties=tuple(given.items())))
+
+
+VARIANTS = {
+    "as served": Variant(),
+    "int4 weights": Variant(weights="int4"),
+    "fp16 weights": Variant(weights="fp16"),
+    "arithmetic in f32": properties(INFERENCE_PRECISION_HINT="f32"),
+    "cache in u8": properties(KV_CACHE_PRECISION="u8"),
+    "cache in bf16": properties(KV_CACHE_PRECISION="bf16"),
+    "cache in f32": properties(KV_CACHE_PRECISION="f32"),
+    "one thread": properties(INFERENCE_NUM_THREADS="1"),
+    "threads pinned": properties(ENABLE_CPU_PINNING="YES"),
+    "activations in int8": properties(DYNAMIC_QUANTIZATION_GROUP_SIZE="32"),
+    "activations not in int8": properties(DYNAMIC_QUANTIZATION_GROUP_SIZE="0"),
+    "no prefix caching": Variant(OpenVINOConfig(prefix_caching=False)),
+    "steps of 64 tokens": Variant(OpenVINOConfig(step_tokens=64)),
+    "steps of 1,024 tokens": Variant(OpenVINOConfig(step_tokens=1024)),
+}
+
+
+def measure(name: str, artifact: Path, dataset: str, questions: int) -> dict[str, float]:
+    """A variant's figures."""
+    from benchmarks.serving.client import quantile
+    from benchmarks.serving.in_process import raw
+    from benchmarks.serving.loads import LOADS
+    from models.engines.openvino import OpenVINOEngine
+    from models.llm import LLM, SETTINGS
+    from training.data import contexts, draw, load_splits
+    from training.evaluation import evaluate
+    from training.export import export_openvino
+
+    variant = VARIANTS[name]
+    settings = json.loads((artifact / SETTINGS).read_text())
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = Path(scratch)
+        for file in artifact.glob("*.json"):
+            (directory / file.name).write_text(file.read_text())
+        if variant.weights == "int8":
+            (directory / "openvino").symlink_to((artifact / "openvino").resolve())
+        else:
+            export_openvino(artifact, directory / "openvino", variant.weights)  # type: ignore[arg-type]
+        result: dict[str, float] = {}
+        for at_once in AT_ONCE:
+            measured = raw(directory, LOADS["completions"](directory), at_once, SECONDS, variant.config)
+            result[f"tokens_per_second_{at_once}"] = measured.summary()["tokens_per_second"]
+        for load in ("questions", "one passage"):
+            outcomes = raw(directory, LOADS[load](directory), 1, SECONDS, variant.config).outcomes
+            result[f"{load} p50"] = quantile([outcome.ended - outcome.began for outcome in outcomes if outcome.ended], 50)
+        test = load_splits(dataset).test
+        result["bits_per_byte"] = bits_per_byte(directory, contexts(test)[:CONTEXTS], settings["document_start"], variant.config)
+        llm = LLM(OpenVINOEngine(directory, variant.config), settings["document_start"], settings["prompt_order"])
+        try:
+            scored = evaluate(llm, draw(test, questions, 0))
+        finally:
+            llm.close()
+        return result | {"exact_match": scored["exact_match"], "f1": scored["f1"]}
+
+
+def bits_per_byte(artifact: Path, texts: Sequence[str], document_start: str, config: OpenVINOConfig) -> float:
+    """As `training/bits_per_byte.py`, by the engine itself, which gives the log-probabilities of a prompt's tokens."""
+    import numpy as np
+    import openvino as ov
+
+    from models.base import SamplingParams
+    from models.engines.openvino_process import generation_config, load_pipeline
+    from models.engines.text import load_tokenizer
+
+    # A prefix that is read from the cache has no log-probabilities.
+    pipeline, tokenizer = load_pipeline(artifact, dataclasses.replace(config, prefix_caching=False)), load_tokenizer(artifact)
+    nats = 0.0
+    for number, text in enumerate(texts):
+        ids = tokenizer.encode(document_start + text).ids
+        echo = generation_config(SamplingParams(1, temperature=0), frozenset())
+        echo.echo = True
+        handle = pipeline.add_request(number, ov.Tensor(np.array([ids])), echo)
+        logprobs: list[float] = []
+        while pipeline.has_non_finished_requests():
+            pipeline.step()
+        while handle.can_read():
+            for output in handle.read().values():
+                logprobs += output.generated_log_probs
+        nats -= sum(logprobs[1 : len(ids)])
+    return nats / math.log(2) / sum(len(text.encode()) for text in texts)
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--artifact", type=Path, required=True)
+    parser.add_argument("--dataset", default="data/quickstart")
+    parser.add_argument("--questions", type=int, default=300)
+    parser.add_argument("--only", nargs="*", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--contestant", choices=VARIANTS, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.contestant:
+        print(json.dumps(measure(given.contestant, given.artifact, given.dataset, given.questions)))
+        return
+    flags = ("--artifact", str(given.artifact), "--dataset", given.dataset, "--questions", str(given.questions))
+    print("| | tokens/s, 1 at once | 8 | 32 | question p50, ms | about one passage | EM | F1 | bits per byte |")
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    for name in given.only:
+        try:
+            print(_line(name, run_contestant("benchmarks.engine_settings", name, *flags)), flush=True)
+        except Exception as error:
+            print(f"{name}: {error}", file=sys.stderr)
+
+
+def _line(name: str, result: dict[str, Any]) -> str:
+    cells = [f"{result[f'tokens_per_second_{at_once}']:,.0f}" for at_once in AT_ONCE]
+    cells += [f"{1000 * result[f'{load} p50']:,.0f}" for load in ("questions", "one passage")]
+    cells += [f"{result['exact_match']:.1f}", f"{result['f1']:.1f}", f"{result['bits_per_byte']:.4f}"]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()
