@@ -79,5 +79,5 @@ class Trigen:
 
     @bentoml.on_shutdown
     def close(self) -> None:
-        """Stop the engine's thread."""
+        """Stop the engine."""
         self.llm.close()

@@ -20,6 +20,16 @@ class Engine(Protocol):
         """Whether it takes requests: not once it was closed or has failed."""
         ...
 
+    @property
+    def running(self) -> int:
+        """Requests under way."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Forward passes so far."""
+        ...
+
     def stream(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
         """As `TextModel.stream`, but `params.stop` is not looked at. The token that ends the text is yielded too,
         with an empty text.

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import logging
 import multiprocessing
 import queue
 import subprocess
@@ -16,6 +17,7 @@ from models.base import SamplingParams, Token
 from models.engines import EngineStopped
 from models.engines.openvino_messages import Add, Cancel, Failure, OpenVINOConfig, Ready, Report
 
+logger = logging.getLogger("bentoml.trigen.engine")
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_SECONDS = 30
 """How long the process may take to end."""
@@ -45,10 +47,9 @@ class OpenVINOEngine:
         self._outbox: queue.SimpleQueue[Add | Cancel | None] = queue.SimpleQueue()
         self._connection, theirs = multiprocessing.Pipe()
         command = [sys.executable, "-m", "models.engines.openvino_process", str(theirs.fileno())]
-        with theirs:
-            self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
-        self._connection.send((directory.resolve(), config))
-        self._context_length = self._ready().context_length
+        with theirs:  # a group of its own: Ctrl-C is for the service, which then answers what it has begun
+            self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], process_group=0)
+        self._context_length = self._begin(directory.resolve(), config).context_length
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._listen, self._send)]
         for thread in self._threads:
             thread.start()
@@ -86,26 +87,30 @@ class OpenVINOEngine:
         """See `Engine`."""
         self._stop("the engine was closed")
         self._outbox.put(None)
-        try:
-            self._process.wait(PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._end()
         for thread in self._threads:
             thread.join()
         self._connection.close()
 
-    def _ready(self) -> Ready:
+    def _begin(self, directory: Path, config: OpenVINOConfig) -> Ready:
         try:
+            self._connection.send((directory, config))
             first = self._connection.recv()
-        except EOFError:
-            first = Failure(f"its process ended with {self._process.wait()}")
-        if isinstance(first, Failure):
-            self._process.wait()
-            self._connection.close()
-            raise EngineStopped(f"the engine cannot start: {first.message}")
-        assert isinstance(first, Ready)
-        return first
+        except (EOFError, OSError):
+            first = Failure(f"its process ended with {self._end()}")
+        if isinstance(first, Ready):
+            return first
+        self._end()
+        self._connection.close()
+        raise EngineStopped(f"the engine cannot start: {first.message}")
+
+    def _end(self) -> int:
+        """Wait for the process, but not for ever; its exit status."""
+        try:
+            return self._process.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
 
     def _send(self) -> None:
         try:
@@ -116,15 +121,19 @@ class OpenVINOEngine:
             pass  # the process has ended: `_listen` tells those who wait
 
     def _listen(self) -> None:
-        failure = None
+        failure = "its process has ended"
         try:
             while not isinstance(message := self._connection.recv(), Failure):
                 self._deliver(message)
             failure = message.message
         except (EOFError, OSError):
             pass
-        self._stop(f"the engine has failed: {failure or f'its process ended with {self._process.wait()}'}")
-        self._outbox.put(None)
+        finally:  # whatever it was: nobody must wait for a thread that has ended
+            closed = self._stopped
+            self._stop("the engine has failed; the service's log says why")
+            self._outbox.put(None)
+            if not closed:
+                logger.error("the engine has failed: %s (exit status %s)", failure, self._end())
 
     def _deliver(self, report: Report) -> None:
         """Hand what a step generated to those who wait: once for each event loop."""

@@ -19,7 +19,6 @@ import openvino_genai as genai
 from openvino_genai.py_openvino_genai import GenerationHandle
 
 from models.base import FinishReason, PromptTooLong, SamplingParams, Token
-from models.engines import EngineStopped
 from models.engines.openvino_messages import Add, Cancel, Failure, OpenVINOConfig, Ready, Report
 from models.engines.text import IncrementalText, ModelLimits, load_tokenizer
 
@@ -89,13 +88,18 @@ class Batch:
         self.steps += 1
         events: list[tuple[int, Token | Exception]] = []
         for id, request in list(self._requests.items()):
-            events += ((id, token) for token in _read(request))
-            status = request.handle.get_status()
-            if status == genai.GenerationStatus.RUNNING:
+            try:
+                tokens = _read(request)
+                status = request.handle.get_status()
+                if status != genai.GenerationStatus.RUNNING and not (tokens and tokens[-1].finish_reason):
+                    raise RuntimeError(f"openvino-genai gave the request up ({status.name}): the key-value cache may be full")
+            except Exception as error:  # no other request is concerned
+                self.cancel(id)
+                events.append((id, RuntimeError(str(error))))
                 continue
-            del self._requests[id]
-            if status != genai.GenerationStatus.FINISHED:  # IGNORED, so far as is known
-                events.append((id, EngineStopped(f"the request was given up ({status.name}): the key-value cache may be full")))
+            events += ((id, token) for token in tokens)
+            if status != genai.GenerationStatus.RUNNING:
+                del self._requests[id]
         return events
 
 
@@ -130,7 +134,7 @@ def run(batch: Batch, connection: Connection) -> None:
             try:
                 batch.add(message.id, message.prompt, message.params)
             except Exception as error:  # its own parameters are wrong: no other request is concerned
-                known = error if isinstance(error, PromptTooLong) else EngineStopped(str(error))
+                known = error if isinstance(error, PromptTooLong) else RuntimeError(str(error))
                 connection.send(Report(batch.steps, batch.running, [(message.id, known)]))
         events = batch.step()
         connection.send(Report(batch.steps, batch.running, events))

@@ -8,6 +8,9 @@ from tokenizers.decoders import DecodeStream
 
 from models.base import FinishReason, PromptTooLong, Token
 
+INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+"""What decoders put where the bytes of a character are not all there."""
+
 
 class ModelLimits:
     """What generation must know of a Hugging Face model directory: its context and the tokens that end a text."""
@@ -39,12 +42,30 @@ class IncrementalText:
     A piece is empty while a character's bytes are incomplete; what is cut off within a character never appears.
     """
 
+    BYTES = 4
+    """Tokens that a character may be spread over."""
+
     def __init__(self, tokenizer: Tokenizer, prompt: list[int], eos: frozenset[int]) -> None:
         self._tokenizer, self._eos = tokenizer, eos
-        # The last token of the prompt: a tokenizer may treat one at the beginning of a text differently.
-        self._stream = DecodeStream(ids=prompt[-1:], skip_special_tokens=True)
+        # The prompt's last character goes before: a tokenizer may treat a token at the beginning of a text differently.
+        ends = [prompt[-count:] for count in range(1, self.BYTES + 1)]
+        end = next((ids for ids in ends if not self._decode(ids).endswith(INCOMPLETE)), prompt[-1:])
+        self._stream = DecodeStream(ids=end, skip_special_tokens=True)
+        self._skip = self._decode(end) if self._decode(end).endswith(INCOMPLETE) else ""
+        """What the stream gives again of a prompt that ends within a character."""
 
     def token(self, id: int, logprob: float, finish_reason: FinishReason | None) -> Token:
         """The `Token` for the next id; its text is empty for the end of the text."""
-        piece = None if id in self._eos else self._stream.step(self._tokenizer, id)
+        if id in self._eos:
+            return Token("", logprob, finish_reason)
+        try:
+            piece = self._stream.step(self._tokenizer, id)
+        except Exception:  # a decoder that reads bytes anew, as SentencePiece's, and calls what was read before invalid: begin anew too
+            self._stream = DecodeStream(skip_special_tokens=True)
+            piece = self._stream.step(self._tokenizer, id)
+        if piece and self._skip:
+            piece, self._skip = piece.removeprefix(self._skip), ""
         return Token(piece or "", logprob, finish_reason)
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=True)

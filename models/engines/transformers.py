@@ -4,9 +4,11 @@ https://huggingface.co/docs/transformers/main/continuous_batching
 """
 
 import asyncio
+import contextlib
 import itertools
 import time
-from collections.abc import AsyncGenerator
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig, LogitsProcessorList
 from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessorList
+from transformers.generation.continuous_batching.continuous_api import OutputRouter
 from transformers.generation.continuous_batching.requests import FutureRequestState, GenerationOutput, RequestStatus
 
 from models.base import FinishReason, SamplingParams, Token
@@ -84,6 +87,35 @@ def _as_integers(rows: list[list[float]]) -> torch.Tensor:
     return torch.tensor(rows, dtype=torch.float32).view(torch.int32)
 
 
+class Router(OutputRouter):
+    """Hands outputs to the requests that wait for them, each in its own event loop; what nobody waits for any more is dropped."""
+
+    def deliver(self, output: GenerationOutput) -> None:
+        """See `OutputRouter`."""
+        self.deliver_batch([output])
+
+    def deliver_batch(self, outputs: list[GenerationOutput]) -> None:
+        """See `OutputRouter`."""
+        calls: dict[asyncio.AbstractEventLoop, list[tuple[Callable[[GenerationOutput], None], GenerationOutput]]] = defaultdict(list)
+        with self._lock:
+            for output in outputs:
+                if entry := self.result_handlers.get(output.request_id):
+                    calls[entry[1]].append((entry[0], output))
+        for loop, batch in calls.items():
+            with contextlib.suppress(RuntimeError):  # the event loop is closed
+                loop.call_soon_threadsafe(_call, batch)
+
+    def forget(self, id: str) -> None:
+        """A request has ended or was left."""
+        with self._lock:
+            self.result_handlers.pop(id, None)
+
+
+def _call(batch: list[tuple[Callable[[GenerationOutput], None], GenerationOutput]]) -> None:
+    for handle, output in batch:
+        handle(output)
+
+
 class TransformersEngine:
     """Runs a Hugging Face directory: in bf16 on CUDA, in fp32 on a CPU, where it is for comparison alone."""
 
@@ -97,6 +129,7 @@ class TransformersEngine:
         self._manager = model.init_continuous_batching(GenerationConfig(eos_token_id=-1, do_sample=False), config)
         sampling = Sampling()
         self._manager.logit_processor = sampling
+        self._manager.output_router = self._router = Router()
         self._manager.start()
         deadline = time.monotonic() + START_SECONDS
         while self._manager.batch_processor is None:  # the thread makes it
@@ -117,6 +150,16 @@ class TransformersEngine:
         """See `Engine`."""
         return bool(self._manager.is_running()) and self._manager.background_thread_status.can_accept_new_requests() is None
 
+    @property
+    def running(self) -> int:
+        """See `Engine`."""
+        return len(self._router.result_handlers)
+
+    @property
+    def steps(self) -> int:
+        """See `Engine`."""
+        return int(self._manager.current_batch)
+
     async def stream(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
         """See `Engine`."""
         ids = self._tokenizer.encode(prompt).ids
@@ -127,19 +170,20 @@ class TransformersEngine:
         self._manager.register_result_handler(id, outputs.put_nowait)
         drawing = {"params": params, "generator": np.random.default_rng(params.seed)}
         eos = sorted(self._limits.eos)
-        if not self._manager.add_request(ids, id, params.length, streaming=True, eos_token_id=eos, **drawing):
-            raise EngineStopped("the engine was closed")
         try:
+            if not self._manager.add_request(ids, id, params.length, streaming=True, eos_token_id=eos, **drawing):
+                raise EngineStopped("the engine was closed or has failed")
             while output is None or not output.is_finished():
                 output = await outputs.get()
                 if output.status == RequestStatus.FAILED:
-                    raise EngineStopped(f"the engine has failed: {output.error}")
+                    raise EngineStopped("the engine was closed or has failed") from RuntimeError(output.error)
                 for at in range(seen, len(output.generated_tokens)):
                     token = output.generated_tokens[at]
                     ended: FinishReason | None = "stop" if token in self._limits.eos else "length" if at + 1 == params.length else None
                     yield text.token(token, output.logprobs[at], ended)
                 seen = len(output.generated_tokens)
         finally:
+            self._router.forget(id)
             if output is None or not output.is_finished():
                 self._manager.cancel_request(id)
 

@@ -12,7 +12,7 @@ class Scripted:
     """An engine that generates a text of its own and remembers what it was asked."""
 
     context_length = 100
-    alive = True
+    alive, running, steps = True, 0, 0
 
     def __init__(self, *pieces: str) -> None:
         self.pieces, self.prompt, self.params = pieces, "", SamplingParams()

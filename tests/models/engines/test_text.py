@@ -28,6 +28,20 @@ def test_pieces_joined_are_the_text_and_none_is_half_a_character(text: str, ends
     assert all("\N{REPLACEMENT CHARACTER}" not in piece for piece in pieces) or "\N{REPLACEMENT CHARACTER}" in text
 
 
+@given(st.text(max_size=8), st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\N{REPLACEMENT CHARACTER}"), max_size=8))
+def test_no_part_of_the_prompt_is_given_again(prompt: str, text: str) -> None:
+    incremental = IncrementalText(BYTES, BYTES.encode(prompt).ids or [EOS], frozenset([EOS]))
+    assert "".join(incremental.token(id, -0.5, None).text for id in BYTES.encode(text).ids) == text
+
+
+def test_a_decoder_that_calls_its_beginning_invalid_does_not_end_the_text() -> None:
+    ids = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"▁so": 256}
+    llama = Tokenizer(models.BPE(ids, [], byte_fallback=True))
+    llama.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    incremental = IncrementalText(llama, [256], frozenset())
+    assert "".join(incremental.token(id, 0.0, None).text for id in (0xC3, 0xA9, 0xFF, 256)).endswith("▁so")
+
+
 def test_a_tokenizer_that_drops_the_first_space_of_a_text_does_not_drop_it_within() -> None:
     sentencepiece = Tokenizer(models.WordLevel({"▁The": 0, "▁cat": 1, "s": 2}))
     sentencepiece.decoder = decoders.Metaspace()
