@@ -14,7 +14,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 TOKENS = 40 * 2048
 REFERENCE = (
-    "--base-model smollm2 --only llm --no-register --validations 0 --eval-examples 300 --int8-check 0 "
+    "--base-model smollm2 --only llm --no-register --validations 0 --eval-examples 300 --no-int8-check "
     "--learning-rate 1e-4 --batch-tokens 2048 --text-share 0.1 --text-weight 0.1 --context-free-share 0.1"
 )
 VARIANTS = {

@@ -8,6 +8,7 @@ The arithmetic of a batch may round otherwise than that of a request alone, and 
 import argparse
 import asyncio
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from benchmarks.serving.loads import Ask, completions
@@ -53,9 +54,8 @@ def main() -> None:
     for name in given.only:
         runs: list[list[str]] = []
         for turns in ((1, 1), (1, AT_ONCE, AT_ONCE)):
-            engine = OpenVINOEngine(given.artifact, CONFIGS[name])
-            runs += [asyncio.run(texts(engine, asks, at_once)) for at_once in turns]
-            engine.close()
+            with closing(OpenVINOEngine(given.artifact, CONFIGS[name])) as engine:
+                runs += [asyncio.run(texts(engine, asks, at_once)) for at_once in turns]
         differ = [sum(one != other for one, other in zip(runs[0], run, strict=True)) for run in runs[1:]]
         print(f"| {name} | {' | '.join(f'{count} of {len(asks)}' for count in differ)} |", flush=True)
 

@@ -1,6 +1,7 @@
 """The service against what one would take instead, over HTTP: `make bench-serve` (30 minutes at most).
 
-Same weights, same machine, same run; GPT-2 small's architecture with random weights, which end no text, so that all write as much.
+Same weights, same machine, same run; GPT-2 small's architecture with random weights, which end no text, so that all write as much. Each
+server has its own precision: trigen and openvino-genai int8 weights, the peers bf16.
 
     completions   prompts of 16 tokens, 64 to 100 new ones, sampled; streaming where the server can
     questions     passages of 150 words, each new; 16 new tokens, greedy
@@ -12,16 +13,14 @@ openvino-genai itself, which nothing above it can surpass, and transformers' `ge
 
 import argparse
 import asyncio
-import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from benchmarks.contestants import run_contestant
 from benchmarks.serving.client import Measured, put, speak_bigram
 from benchmarks.serving.loads import LOADS
 from benchmarks.serving.report import write
@@ -35,26 +34,25 @@ QUESTIONS = "questions"
 
 def prepare(directory: Path, base_model: str) -> Path:
     """An artifact for the LLM, as `train.py` would make it of `base_model`, and a store with it and with the two word models of the
-    quickstart; returns the artifact's directory. Made once.
+    quickstart; returns the artifact's directory.
     """
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
     os.environ["BENTOML_HOME"] = str(directory / "bentoml")  # before the store is imported
-    from models.store import Artifact, find, register
+    from models.store import Artifact, register
     from training.base_model import load_base
     from training.config import PRESETS
     from training.data import contexts, load_splits
     from training.qa import save_artifact
     from training.word_models import fit_bigram, fit_rnn
 
-    llm = directory / "llm"
-    if find("llm"):
-        return llm
     model, tokenizer = load_base(base_model, 1024)
-    save_artifact(model, tokenizer, llm, PRESETS["quickstart"])
+    save_artifact(model, tokenizer, directory / "llm", PRESETS["quickstart"])
     texts = contexts(load_splits("data/quickstart").train)
     fit_bigram(texts, texts[:1], directory / "bigram")
     fit_rnn(texts, texts[:1], directory / "rnn", 30, 0)
     register({name: Artifact(directory / name, {}) for name in ("bigram", "rnn", "llm")})
-    return llm
+    return directory / "llm"
 
 
 def measure(server: Server, artifact: Path, directory: Path, name: str, seconds: float, bar: "tqdm[Any]") -> dict[str, Any]:
@@ -62,10 +60,15 @@ def measure(server: Server, artifact: Path, directory: Path, name: str, seconds:
     results: dict[str, Any] = {load: {} for load in LOADS}
     with running(server, directory / f"{name}.log") as (url, process):
         for load, make in LOADS.items():
+            asks = make(artifact)  # one after the other, so that no prompt comes twice and is remembered
             for at_once in (1,) if load == "one passage" else AT_ONCE:
                 bar.set_postfix_str(f"{name}, {load}, {at_once} at once")
-                measured = asyncio.run(put(url, server.speak, make(artifact), at_once, seconds))
-                results[load][at_once] = measured.summary() | {"gb": memory(process)}
+                try:
+                    measured = asyncio.run(put(url, server.speak, asks, at_once, seconds))
+                except Exception as error:  # it is told, and does not end the run
+                    tqdm.write(f"{name}, {load}, {at_once} at once: {error!r}")
+                else:
+                    results[load][at_once] = measured.summary() | {"gb": memory(process)}
                 bar.update()
         if name == "trigen":
             results["bigram beside 32 completions"] = asyncio.run(_beside(url, server, artifact, seconds)).summary()
@@ -82,10 +85,8 @@ async def _beside(url: str, server: Server, artifact: Path, seconds: float) -> M
 
 def in_process(engine: str, artifact: Path, load: str, at_once: int, seconds: float) -> dict[str, Any]:
     """See `benchmarks/serving/in_process.py`."""
-    command = [sys.executable, "-m", "benchmarks.serving.in_process", engine, str(artifact), load, str(at_once), str(seconds)]
-    done = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=True)
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    given = ("--artifact", str(artifact), "--load", load, "--at-once", str(at_once), "--seconds", str(seconds))
+    return run_contestant("benchmarks.serving.in_process", engine, *given)
 
 
 def compare(artifact: Path, contestants: dict[str, Server], directory: Path, seconds: float) -> dict[str, dict[str, Any]]:
@@ -104,9 +105,7 @@ def compare(artifact: Path, contestants: dict[str, Server], directory: Path, sec
                 continue
             try:
                 results[name] = measure(server, artifact, directory, name, seconds, bar)
-            except Exception as error:  # a peer that fails is told, and does not end the run
-                if name == "trigen":
-                    raise
+            except RuntimeError as error:  # a peer that does not start is told of, and does not end the run
                 tqdm.write(f"{name}: {error}")
     return results
 
@@ -118,9 +117,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="of each load (default: 20)")
     parser.add_argument("--only", nargs="*", default=None, help="names of servers; all by default")
     arguments = parser.parse_args()
-    if arguments.base_model:
-        shutil.rmtree(DIRECTORY, ignore_errors=True)
-    DIRECTORY.mkdir(parents=True, exist_ok=True)
     artifact = prepare(DIRECTORY, arguments.base_model or random_gpt2())
     contestants = servers(artifact, DIRECTORY / "bentoml")
     chosen = {name: server for name, server in contestants.items() if arguments.only is None or name in arguments.only}

@@ -92,7 +92,7 @@ def rows_of(dataset: str) -> Any:
 
 def random_gpt2() -> str:
     """GPT-2 small's architecture (124 million parameters) with random weights: for speed, never for quality."""
-    target = PROJECT / "runs/base-models/gpt2-random"
+    target = PROJECT / "runs/base-models/random-gpt2"
     if not (target / "model.safetensors").exists():
         save_random_gpt2(target, words=8000)
     return str(target)

@@ -70,7 +70,7 @@ class Trained:
 def trained(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """One run of the real `train.py` for all three models, registered in a store of its own."""
     home = tmp_path_factory.mktemp("trained")
-    flags = "--max-minutes 0.4 --eval-examples 12 --max-length 768 --validations 0 --int8-check 8"
+    flags = "--max-minutes 0.4 --eval-examples 12 --max-length 768 --validations 0"
     done = run(
         ["train.py", "--base-model", str(tiny_base), "--dataset", str(QUICKSTART), "--output-dir", str(home / "runs"), *flags.split()],
         home,

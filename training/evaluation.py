@@ -18,7 +18,16 @@ def evaluate(model: LLM, rows: Dataset, with_context: bool = True) -> dict[str, 
     """EM and F1 in percent over all references of each row (the official SQuAD v1.1 measure), the share of answers that are spans
     of their context, of those that ended before the limit, their mean length in words, and what their score is worth (`reliability`).
     """
-    return asyncio.run(_evaluate(model, rows, with_context))
+    answers, matches = asyncio.run(ask(model, rows, with_context))
+    return {
+        "exact_match": _mean(match["exact_match"] for match in matches),
+        "f1": _mean(match["f1"] for match in matches),
+        "questions": len(answers),
+        **({"span_share": _mean(answer.start is not None for answer in answers)} if with_context else {}),
+        "ended_share": _mean(answer.ended for answer in answers),
+        "mean_answer_words": _mean(len(answer.answer.split()) for answer in answers),
+        "reliability": reliability([answer.score for answer in answers], [match["exact_match"] / 100 for match in matches]),
+    }
 
 
 def show_answers(model: LLM, rows: Dataset) -> list[dict[str, Any]]:
@@ -37,7 +46,8 @@ def show_answers(model: LLM, rows: Dataset) -> list[dict[str, Any]]:
     return asyncio.run(every())
 
 
-async def _evaluate(model: LLM, rows: Dataset, with_context: bool) -> dict[str, Any]:
+async def ask(model: LLM, rows: Dataset, with_context: bool) -> tuple[list[Answer], list[dict[str, float]]]:
+    """The answer to each row, and its EM and F1 in percent."""
     answers: list[Answer] = []
     matches: list[dict[str, float]] = []
     description = "evaluating" if with_context else "evaluating without contexts"
@@ -48,15 +58,7 @@ async def _evaluate(model: LLM, rows: Dataset, with_context: bool) -> dict[str, 
             matches += (_match(answer, row["answers"]["text"]) for row, answer in zip(batch, given, strict=True))
             bar.update(len(batch))
             bar.set_postfix({name: f"{_mean(match[name] for match in matches):.1f}" for name in ("exact_match", "f1")})
-    return {
-        "exact_match": _mean(match["exact_match"] for match in matches),
-        "f1": _mean(match["f1"] for match in matches),
-        "questions": len(answers),
-        **({"span_share": _mean(answer.start is not None for answer in answers)} if with_context else {}),
-        "ended_share": _mean(answer.ended for answer in answers),
-        "mean_answer_words": _mean(len(answer.answer.split()) for answer in answers),
-        "reliability": reliability([answer.score for answer in answers], [match["exact_match"] / 100 for match in matches]),
-    }
+    return answers, matches
 
 
 def _match(answer: Answer, references: list[str]) -> dict[str, float]:

@@ -48,7 +48,7 @@ def fit_llm(
 ) -> dict[str, Any]:
     """Fine-tune within `seconds` or the epochs, and put the best validation's weights (without validations, the last) in bf16 and as
     the CPU engine's IR into `directory`, with the report. Returns the scores on test questions, asked of what this machine would serve:
-    int8 on a CPU, bf16 on a GPU; the metrics name the engine. Processes other than the main one get an empty dict.
+    int8 or fp16 weights on a CPU, bf16 on a GPU; the metrics name the engine. Processes other than the main one get an empty dict.
     """
     model, tokenizer = base
     work = config.output_dir / FINE_TUNING
@@ -103,8 +103,8 @@ def fit_llm(
         "base_bits_per_byte": records.read("base")[0]["bits_per_byte"],
     }
     del tuned
-    if config.int8_check:
-        metrics |= choose_weights(directory, _first(test, config.int8_check), config.int8_limit)
+    if config.int8_check:  # on questions that neither trained nor score the model, where some are held out
+        metrics |= choose_weights(directory, held_out if len(held_out) else test, config.int8_limit)
     with loaded(directory) as llm:
         metrics |= {"engine": type(llm.engine).__name__} | evaluate(llm, test)
         metrics["without_context"] = evaluate(llm, _first(test, CONTEXT_FREE), with_context=False)

@@ -45,7 +45,11 @@ def _scores(metrics: dict[str, Any]) -> str:
             ("answers that are spans of their context", f"{metrics['span_share']:.1%}"),
             ("answers that ended before the limit", f"{metrics['ended_share']:.1%}"),
             ("mean length of an answer", f"{metrics['mean_answer_words']:.1f} words"),
-            *([("CPU engine", f"{metrics['weights']} weights; int8 costs {cost:.2f} points of F1")] if cost is not None else []),
+            *(
+                [("CPU engine", f"{metrics['weights']} weights; int8 costs {cost:.2f} ± {metrics['int8_f1_cost_error']:.2f} points of F1")]
+                if cost is not None
+                else []
+            ),
             ("score", f"{calibration_error(metrics['reliability']):.1%} from the share of exact answers on average (calibration error)"),
             (
                 "bits per byte on held-out contexts",

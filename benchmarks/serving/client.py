@@ -12,6 +12,9 @@ import aiohttp
 
 from benchmarks.serving.loads import Ask
 
+PATIENCE = 4
+"""Times the seconds of a load that a first answer may take."""
+
 
 @dataclass
 class Outcome:
@@ -40,15 +43,23 @@ class Measured:
     outcomes: list[Outcome] = field(default_factory=list)
 
     def summary(self) -> dict[str, float]:
-        """Tokens and answers a second; seconds to the first token and to the last (p50, p99); the slowest rate over the fastest."""
+        """Tokens and answers a second; seconds to the first token and to the last (p50, p99); the slowest rate over the fastest.
+
+        Of a server that streams, the tokens of what was cut off count. One that answers when all is there is measured up to its
+        last answer.
+        """
         done = [outcome for outcome in self.outcomes if outcome.ended]
+        streams = any(outcome.tokens for outcome in self.outcomes if not outcome.ended)
+        seconds = self.seconds
+        if done and not streams:
+            seconds = max(outcome.ended or 0.0 for outcome in done) - min(outcome.began for outcome in self.outcomes)
         whole = [outcome.ended - outcome.began for outcome in done if outcome.ended]
         first = [outcome.first - outcome.began for outcome in self.outcomes if outcome.first]
         rates = [outcome.tokens / took for outcome, took in zip(done, whole, strict=True)]
         return {
-            "tokens_per_second": sum(outcome.tokens for outcome in self.outcomes) / self.seconds,
+            "tokens_per_second": sum(outcome.tokens for outcome in self.outcomes) / seconds,
             "answers": len(done),
-            "answers_per_second": len(done) / self.seconds,
+            "cut_off": len(self.outcomes) - len(done),
             **{f"first_token_p{share}": quantile(first, share) for share in (50, 99)},
             **{f"answer_p{share}": quantile(whole, share) for share in (50, 99)},
             "slowest_over_fastest": min(rates) / max(rates) if rates else float("nan"),
@@ -63,12 +74,13 @@ def quantile(values: list[float], percent: int) -> float:
 
 
 async def put(url: str, speak: Speaker, load: Iterator[Ask], at_once: int, seconds: float) -> Measured:
-    """Ask `at_once` clients' worth for `seconds`, after two requests that do not count; what is under way then is cut off, and its tokens
-    count.
+    """Ask `at_once` clients' worth for `seconds`, and on until there is an answer, after two requests that do not count; what is under way
+    then is cut off.
     """
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session:
-        await asyncio.gather(*(speak(session, url, next(load), Outcome(0.0)) for _ in range(min(2, at_once))))
+        async with asyncio.timeout(PATIENCE * seconds):
+            await asyncio.gather(*(speak(session, url, next(load), Outcome(0.0)) for _ in range(min(2, at_once))))
         measured, began = Measured(seconds), time.perf_counter()
 
         async def client() -> None:
@@ -80,6 +92,8 @@ async def put(url: str, speak: Speaker, load: Iterator[Ask], at_once: int, secon
 
         clients = [asyncio.create_task(client()) for _ in range(at_once)]
         done, _ = await asyncio.wait(clients, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+        while not done and not any(outcome.ended for outcome in measured.outcomes) and time.perf_counter() - began < PATIENCE * seconds:
+            await asyncio.sleep(0.5)
         measured.seconds = time.perf_counter() - began
         for task in clients:
             task.cancel()
@@ -101,7 +115,11 @@ async def speak_trigen(session: aiohttp.ClientSession, url: str, ask: Ask, outco
             if line.startswith(b"data: "):
                 outcome.note(1)
                 if b'"finish_reason"' in line:
-                    outcome.tokens = json.loads(line.removeprefix(b"data: "))["new_tokens"]
+                    last = json.loads(line.removeprefix(b"data: "))
+                    outcome.tokens = last["new_tokens"]
+                    if last["finish_reason"] != "error":
+                        return
+    raise RuntimeError("a stream ended before its end")
 
 
 async def speak_bigram(session: aiohttp.ClientSession, url: str, ask: Ask, outcome: Outcome) -> None:
@@ -127,10 +145,14 @@ def openai_speaker(model: str, **fields: Any) -> Speaker:
                 if not line.startswith(b"data: {"):
                     continue
                 event = json.loads(line.removeprefix(b"data: "))
+                if "error" in event:
+                    raise RuntimeError(event["error"])
                 if event.get("choices") and event["choices"][0].get("text"):
                     outcome.note(1)
                 if usage := event.get("usage"):
                     outcome.tokens = usage["completion_tokens"]
+                    return
+        raise RuntimeError("a stream ended before its end")
 
     return speak
 

@@ -1,6 +1,6 @@
 """What is measured without HTTP: openvino-genai by itself, the ceiling, and transformers' `generate`, one prompt after the other.
 
-`python -m benchmarks.serving.in_process ENGINE ARTIFACT LOAD AT_ONCE SECONDS` prints one JSON object.
+Run by `benchmarks/serve.py`; prints one JSON object.
 """
 
 import argparse
@@ -89,14 +89,14 @@ def generate(artifact: Path, load: Iterator[Ask], at_once: int, seconds: float, 
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("engine", choices=["raw", "generate-fp32", "generate-bf16"])
-    parser.add_argument("artifact", type=Path)
-    parser.add_argument("load", choices=LOADS)
-    parser.add_argument("at_once", type=int)
-    parser.add_argument("seconds", type=float)
+    parser.add_argument("--contestant", choices=["raw", "generate-fp32", "generate-bf16"], required=True)
+    parser.add_argument("--artifact", type=Path, required=True)
+    parser.add_argument("--load", choices=LOADS, required=True)
+    parser.add_argument("--at-once", type=int, required=True)
+    parser.add_argument("--seconds", type=float, required=True)
     arguments = parser.parse_args()
     given = (arguments.artifact, LOADS[arguments.load](arguments.artifact), arguments.at_once, arguments.seconds)
-    measured = raw(*given) if arguments.engine == "raw" else generate(*given, bf16=arguments.engine == "generate-bf16")
+    measured = raw(*given) if arguments.contestant == "raw" else generate(*given, bf16=arguments.contestant == "generate-bf16")
     print(json.dumps(measured.summary() | {"gb": psutil.Process().memory_full_info().pss / 1e9}))
 
 

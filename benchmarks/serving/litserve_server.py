@@ -38,5 +38,5 @@ class Completions(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    api = Completions(max_batch_size=32, batch_timeout=0.01)
+    api = Completions(max_batch_size=32, batch_timeout=0.05)
     litserve.LitServer(api, accelerator="cpu", timeout=False).run(host="127.0.0.1", port=int(sys.argv[2]), generate_client_file=False)

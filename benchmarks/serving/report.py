@@ -14,7 +14,9 @@ LABELS = {
     "generate-fp32": "transformers generate, fp32, in process",
     "generate-bf16": "transformers generate, bf16, in process",
 }
-MEASURES = ("tokens/s", "trigen is faster by", "first token p50, ms", "p99", "answer p50, ms", "p99", "slowest/fastest", "GB")
+MEASURES = (
+    "tokens/s", "trigen is faster by", "first token p50, ms", "p99", "answer p50, ms", "p99", "slowest/fastest", "answers", "cut off", "GB",
+)  # fmt: skip
 BESIDE = "bigram beside 32 completions"
 
 
@@ -43,6 +45,8 @@ def _rows(results: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
                         "" if name == "trigen" else _number(_advantage(ours, cell, load, at_once), ".2f"),
                         *(_number(cell[f"{which}_p{share}"] * 1000, ",.0f") for which in ("first_token", "answer") for share in (50, 99)),
                         _number(cell["slowest_over_fastest"], ".2f"),
+                        f"{cell['answers']:.0f}",
+                        f"{cell['cut_off']:.0f}",
                         f"{cell['gb']:.2f}",
                     )
                 )
@@ -62,7 +66,7 @@ def _number(value: float, form: str) -> str:
 
 def _notes(results: dict[str, dict[str, Any]]) -> list[str]:
     ours = results.get("trigen", {})
-    notes = []
+    notes = ["trigen and openvino-genai run int8 weights, transformers, LitServe and vLLM bf16 where nothing else is said."]
     if beside := ours.get(BESIDE):
         notes.append(
             f"`/generate_text` while 32 completions keep the LLM busy: p50 {beside['answer_p50'] * 1000:.1f} ms, "

@@ -39,7 +39,10 @@ class Server:
 
 
 def servers(artifact: Path, home: Path) -> dict[str, Server]:
-    """All contestants over HTTP, on the LLM's `artifact`; trigen serves the store under `home`. bf16, where one can choose."""
+    """All contestants over HTTP, on the LLM's `artifact`; trigen serves the store under `home`. The others run it in bf16.
+
+    `transformers serve` with continuous batching keeps the sampling of the first request it sees, a completion: its questions are sampled.
+    """
     here, model = Path(sys.executable).parent, str(artifact)
     transformers = [str(PEERS / "transformers"), "serve", model, "--host", "127.0.0.1", "--port", "PORT", "--device", "cpu"]
     sampled = openai_speaker(model, generation_config='{"do_sample": true, "temperature": 0.8, "top_p": 0.95}')
@@ -49,7 +52,12 @@ def servers(artifact: Path, home: Path) -> dict[str, Server]:
             [str(here / "bentoml"), "serve", "--host", "127.0.0.1", "--port", "PORT"],
             "/readyz",
             speak_trigen,
-            {"BENTOML_HOME": str(home), "TRIGEN_ANSWER_LENGTH": "16", "PATH": f"{here}{os.pathsep}{os.environ['PATH']}"},
+            {
+                "BENTOML_HOME": str(home),
+                "TRIGEN_ENGINE": "openvino",
+                "TRIGEN_ANSWER_LENGTH": "16",
+                "PATH": f"{here}{os.pathsep}{os.environ['PATH']}",
+            },
         ),
         "transformers serve": Server([*transformers, "--dtype", "bfloat16"], "/health", sampled),
         "transformers serve, continuous batching": Server(

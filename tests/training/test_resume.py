@@ -15,7 +15,7 @@ from tests.conftest import PROJECT, QUICKSTART, isolated_environment, run
 
 FLAGS = (
     "--only llm --no-register --epochs 3 --max-steps 100 --max-length 512 --batch-tokens 1024 --learning-rate 1e-3 "
-    "--validations 2 --validation-examples 12 --eval-examples 12 --int8-check 0 --dropout 0.1"
+    "--validations 2 --validation-examples 12 --eval-examples 12 --no-int8-check --dropout 0.1"
 )
 TIMES = {"seconds", "tokens_per_second"}
 
