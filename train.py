@@ -55,6 +55,7 @@ def main(asked: Config, interruption: Interruption) -> None:
         train_text, test_text = contexts(splits.train), contexts(splits.test)
         if "bigram" in config.only and "bigram" not in metrics:
             metrics["bigram"] = fit_bigram(train_text, test_text, config.output_dir / "bigram")
+            write_metrics(metrics, config.output_dir)
         if "rnn" in config.only and "rnn" not in metrics:
             share = seconds and seconds * (RNN_SHARE if "llm" in config.only else 1)
             metrics["rnn"] = fit_rnn(train_text, test_text, config.output_dir / "rnn", share, config.seed)
@@ -87,6 +88,6 @@ if __name__ == "__main__":
         print(f"train.py: {error}", file=sys.stderr)
         sys.exit(2)
     except Interrupted as interrupted:
-        rest = "the checkpoint is written, --resume goes on from it" if interrupted.saved else "--resume goes on from the last checkpoint"
+        rest = "the checkpoint is written, --resume goes on from it" if interrupted.saved else "--resume keeps what is finished"
         print(f"train.py: interrupted, nothing was registered; {rest}", file=sys.stderr)
         sys.exit(interrupted.exit_status)

@@ -36,8 +36,8 @@ def excerpts(contexts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_le
 
 @torch.no_grad()
 def bits_per_byte(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], autocast: bool) -> float:
-    """Of `texts`, each behind a document's start; where the tokenizer knows of none, the first token's bits are left out, for any model
-    alike.
+    """Of `texts`, each behind a document's start; where the tokenizer knows of none, the first token's bits are left out; a
+    word model always pays for its first word.
     """
     device = next(model.parameters()).device
     start = document_start(tokenizer)

@@ -125,6 +125,8 @@ def main() -> None:
     directory = parser.parse_args().directory
     try:
         config, metrics = read_config(directory), read_metrics(directory)
+        if not metrics:
+            raise TrainingError(f"no model of the run in {directory} is finished: the same flags with --resume go on with it")
         page = write_comparison(directory, compare(config, load_splits(config.dataset), metrics), metrics)
     except TrainingError as error:
         sys.exit(f"{parser.prog}: {error}")

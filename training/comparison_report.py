@@ -30,9 +30,10 @@ def write_comparison(run: Path, comparison: dict[str, Any], metrics: dict[str, d
     (directory / "comparison.md").write_text(
         "\n\n".join(
             [
-                "# Three generations on the same bytes",
+                "# Language models on the same bytes",
                 f"{comparison['contexts']:,} held-out contexts, {comparison['bytes']:,} bytes of UTF-8, {comparison['words']:,} words and "
-                f"signs; each context from its beginning. A word outside a vocabulary is charged its spelling. "
+                f"signs; each context from its beginning. None of this run's models was trained on them; a base LLM may have read them in "
+                f"its pretraining, as it has most of Wikipedia. A word outside a vocabulary is charged its spelling. "
                 f"{comparison['machine']}.",
                 _scores(models),
                 "![Bits per byte](bits_per_byte.png)",
@@ -80,8 +81,7 @@ def _ordering(models: dict[str, dict[str, Any]]) -> str:
     steps = " > ".join(f"{LABELS[name]} {models[name]['bits_per_byte']:.3f}" for name in chain)
     text = f"## The order\n\nIn bits per byte: {steps}." if not broken else "## The order\n\n"
     reasons = {
-        "rnn": "An LSTM needs more text, or more minutes, than counts do before it is the better one: on a corpus of some thousand words "
-        "it learns by heart what the bigram smooths.",
+        "rnn": "An LSTM needs more text, or more minutes, than counts do before it is the better one.",
         "llm": "Fine-tuning for answers costs a little of what the model knew of plain text; `--text-weight` buys it back.",
     }
     for pair in broken:
@@ -145,7 +145,7 @@ def _plot(directory: Path, models: dict[str, dict[str, Any]]) -> None:
 
 def _plot_curve(directory: Path, curve: list[dict[str, float]]) -> None:
     figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    for name, label in (("train", "training text"), ("held_out", "held-out text, words of the vocabulary")):
+    for name, label in (("train", "training text"), ("held_out", "held-out text")):
         axes.plot([epoch["words"] / 1e6 for epoch in curve], [epoch[name] for epoch in curve], marker="o", label=label)
     axes.legend()
-    save_figure(figure, axes, "The LSTM's passes: nats per word", "million words read", directory / "lstm.png")
+    save_figure(figure, axes, "The LSTM's passes: nats per word of the vocabulary", "million words read", directory / "lstm.png")

@@ -41,7 +41,7 @@ class Config:
     only: Annotated[tuple[ModelName, ...], tyro.conf.arg(metavar="{bigram,rnn,llm} ...")] = ("bigram", "rnn", "llm")
     """Train and register these models alone."""
     epochs: int = 2
-    """Passes over the training questions, unless the minutes end first."""
+    """Passes of the fine-tuning over the training questions, unless the minutes end first; the LSTM has its own, 40 at most."""
     max_minutes: float | None = None
     """Minutes of training, evaluation and export not counted; the learning rates follow this budget, and the last step is finished.
     the LSTM takes 15 % of it at most and the LLM what is left; one alone takes all."""

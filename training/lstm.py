@@ -151,7 +151,7 @@ class Fit:
         self.best, self.best_epoch, self.best_weights = math.inf, 0, model.state_dict()
         """Least cross-entropy on the held-out texts, in nats per word; when, and with which weights."""
         self.curve: list[dict[str, float]] = []
-        """Of each epoch the words read so far, and the cross-entropy on training and held-out texts."""
+        """Of each epoch the words read so far, and the cross-entropy on the first of the training texts and on the held-out ones."""
 
     @property
     def seconds(self) -> float:
@@ -163,10 +163,10 @@ class Fit:
         epochs, seconds = self.limits
         return max((self.epochs + share) / epochs, self.seconds / seconds if seconds else 0.0)
 
-    def epoch(self, windows: list[tuple[Tensor, Tensor]], bar: "tqdm[Any]") -> tuple[float, int]:
-        """Read the windows, as far as the time goes; returns the loss summed over the words that were read, and their number."""
+    def epoch(self, windows: list[tuple[Tensor, Tensor]], bar: "tqdm[Any]") -> int:
+        """Read the windows, as far as the time goes; returns the number of words that were read."""
         self.model.train()
-        state, summed, read = None, 0.0, 0
+        state, read = None, 0
         for at, (inputs, targets) in enumerate(windows):
             progress = self.progress(at / len(windows))
             if progress >= 1:
@@ -180,18 +180,18 @@ class Fit:
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), self.shape.clip)
             self.optimizer.step()
-            summed, read = summed + loss.item() * targets.numel(), read + targets.numel()
+            read += targets.numel()
             left = f"{bar.format_interval(self.seconds * (1 - progress) / progress)} left, " if progress > 0.01 else ""
             held_out = f", held out {self.best:.3f}" if self.curve else ""
             rate = (self.words + read) / self.seconds
             bar.set_postfix_str(f"{left}epoch {self.epochs + 1}, loss {loss.item():.3f}{held_out}, {rate:,.0f} words/s", refresh=False)
             bar.update(progress - bar.n)
-        return summed, read
+        return read
 
-    def note(self, summed: float, read: int, entropy: float) -> None:
-        """An epoch is over, with `entropy` on the held-out texts."""
+    def note(self, read: int, known: float, entropy: float) -> None:
+        """An epoch of so many words is over, with `known` on training texts and `entropy` on the held-out ones."""
         self.epochs, self.words = self.epochs + 1, self.words + read
-        self.curve.append({"words": self.words, "train": summed / read, "held_out": entropy})
+        self.curve.append({"words": self.words, "train": known, "held_out": entropy})
         if entropy < self.best:
             self.best, self.best_epoch, self.best_weights = entropy, self.epochs, copy.deepcopy(self.model.state_dict())
         else:
@@ -221,9 +221,8 @@ def fit_lstm(texts: list[str], directory: Path, *, shape: Shape = Shape(), epoch
     windows = divide(train, shape.streams, shape.window)
     with tqdm(total=1.0, desc="LSTM", bar_format="{desc} {percentage:3.0f}%{postfix} |{bar}|") as bar:
         while not fit.over:
-            summed, read = fit.epoch(windows, bar)
-            if read:
-                fit.note(summed, read, cross_entropy_of(fit.model, valid, shape))
+            if read := fit.epoch(windows, bar):
+                fit.note(read, *(cross_entropy_of(fit.model, part, shape) for part in (train[: len(valid)], valid)))
     directory.mkdir(parents=True, exist_ok=True)
     save_file({name: weight.contiguous() for name, weight in fit.best_weights.items()}, directory / "lstm.safetensors")
     vocabulary.save(directory / "vocabulary.json")
