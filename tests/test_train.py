@@ -33,7 +33,6 @@ def test_artifacts_are_plain_files_with_the_metadata(trained: Trained) -> None:
             "config.json",
             "tokenizer.json",
             "openvino/openvino_model.xml",
-            "openvino/openvino_tokenizer.xml",
             *page,
         },
     }
