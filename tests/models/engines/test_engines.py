@@ -1,63 +1,19 @@
-"""What both engines promise, on a tiny model with random weights; the CPU engine in full precision."""
+"""What both engines promise, on a tiny model with random weights."""
 
 import asyncio
-import contextlib
-import logging
-import multiprocessing
-import os
 import random
-import shutil
-import sys
 import time
-from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from models.base import PromptTooLong, SamplingParams, Token
 from models.engines import Engine, EngineStopped, load_engine
 from models.engines.openvino import OpenVINOEngine
-from models.engines.openvino_messages import Add, Cancel, Failure, OpenVINOConfig, Ready, Report
-from models.engines.openvino_process import Batch, main
-from models.engines.transformers import Sampling, TransformersEngine
-from models.sampling import _kept
-from training.export import export_openvino
-
-PROMPTS = ["The", "In the year 1889 the", "Question: who?\nAnswer:", "naïve café …"]
-
-
-@pytest.fixture(scope="module")
-def artifact(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Hugging Face directory with the IR in it, as the store holds it."""
-    directory = tmp_path_factory.mktemp("artifact")
-    shutil.copytree(tiny_base, directory, dirs_exist_ok=True)
-    export_openvino(directory, directory / "openvino", "fp32")
-    return directory
-
-
-def build(name: str, artifact: Path) -> Engine:
-    return OpenVINOEngine(artifact, OpenVINOConfig(precision="f32")) if name == "openvino" else TransformersEngine(artifact)
-
-
-@pytest.fixture(scope="module", params=["openvino", "transformers"])
-def engine(request: pytest.FixtureRequest, artifact: Path) -> Iterator[Engine]:
-    engine = build(request.param, artifact)
-    yield engine
-    engine.close()
-
-
-async def collect(stream: AsyncGenerator[Token]) -> list[Token]:
-    return [token async for token in stream]
-
-
-def text_of(tokens: list[Token]) -> str:
-    return "".join(token.text for token in tokens)
+from models.engines.transformers import TransformersEngine
+from tests.models.engines.conftest import PROMPTS, build, collect, text_of
 
 
 def test_greedy_text_and_probabilities_are_those_of_generate(engine: Engine, artifact: Path) -> None:
@@ -90,35 +46,6 @@ def test_parameters_of_one_request_are_not_those_of_its_neighbours(engine: Engin
 
     greedy, narrow, _, _, nucleus, hot = map(text_of, asyncio.run(together()))
     assert greedy == narrow == nucleus != hot
-
-
-@settings(deadline=None)
-@given(st.data())
-def test_transformers_draws_as_sample_defines_it(data: st.DataObject) -> None:
-    draw = np.random.default_rng(data.draw(st.integers(0, 2**32)))
-    logits = draw.normal(0, data.draw(st.floats(0.1, 6)), 50)
-    params = SamplingParams(
-        temperature=data.draw(st.floats(0.1, 2)), top_k=data.draw(st.integers(0, 60)), top_p=data.draw(st.floats(0.01, 1))
-    )
-    weights = np.exp((logits - logits.max()) / params.temperature)
-    kept = _kept(weights, min(params.top_k, 50), params.top_p)
-    uniform = draw.random(64, dtype=np.float32)
-    sampling = Sampling()
-    numbers = torch.tensor([[params.temperature], [float(params.top_k)], [params.top_p], [0.0]]).repeat(1, 64)
-    numbers[3] = torch.from_numpy(uniform)
-    scores = torch.from_numpy(logits).float().repeat(64, 1)
-    assert sampling(torch.zeros(64), scores, numbers.view(torch.int32)) is scores
-    output = torch.zeros(2, 64, dtype=torch.int32)
-    sampling.draw(scores, output)
-    kept = kept[np.argsort(-weights[kept], kind="stable")]
-    mass = weights[kept].cumsum()
-    far = np.abs(mass[:, None] - uniform * mass[-1]).min(0) > 1e-4 * mass[-1]  # from where rounding decides
-    expected = kept[np.minimum(np.searchsorted(mass, uniform * mass[-1], side="right"), len(kept) - 1)]
-    cut = np.abs(np.sort(weights)[::-1].cumsum() / weights.sum() - params.top_p).min() if not params.top_k else 1
-    if cut > 1e-5:
-        assert output[0].numpy()[far].tolist() == expected[far].tolist()
-    logprobs = output[1].view(torch.float32)
-    assert logprobs.tolist() == pytest.approx(scores.log_softmax(-1)[0, output[0].long()].tolist(), abs=1e-5)
 
 
 def test_length_is_kept_and_said(engine: Engine) -> None:
@@ -235,72 +162,6 @@ def test_a_closed_engine_refuses_and_fails_those_who_wait(artifact: Path) -> Non
             asyncio.run(collect(engine.stream("The", SamplingParams(1))))
 
 
-def test_a_process_that_dies_fails_every_waiting_request_and_those_to_come(
-    artifact: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.getLogger("bentoml"), "propagate", True)
-    engine = OpenVINOEngine(artifact)
-
-    async def both_fail() -> list[BaseException | list[Token]]:
-        streams = [engine.stream("The", SamplingParams(700)) for _ in range(2)]
-        for stream in streams:
-            await anext(stream)
-        assert engine.alive
-        engine._process.kill()
-        return await asyncio.gather(*(collect(stream) for stream in streams), return_exceptions=True)
-
-    results = asyncio.run(both_fail())
-    assert [str(result) for result in results] == ["the engine has failed; the service's log says why"] * 2
-    assert all(isinstance(result, EngineStopped) for result in results)
-    assert not engine.alive
-    with pytest.raises(EngineStopped, match="the engine has failed"):
-        asyncio.run(collect(engine.stream("The", SamplingParams(1))))
-    engine.close()
-    assert "its process has ended (exit status -9)" in caplog.text
-
-
-def test_a_model_that_cannot_be_loaded_is_an_error(artifact: Path, tmp_path: Path) -> None:
-    shutil.copytree(artifact, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "openvino/openvino_model.xml").write_text("no model")
-    with pytest.raises(EngineStopped, match=r"(?s)the engine cannot start: .*openvino_model.xml"):
-        OpenVINOEngine(tmp_path)
-
-
-def test_a_process_that_never_begins_is_an_error(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(EngineStopped, match="the engine cannot start: its process ended with 1"):
-        OpenVINOEngine(artifact)
-
-
-def converse(directory: Path, *messages: Add | Cancel | None) -> list[Ready | Report | Failure]:
-    """What the process's main says to `messages`, here in this process."""
-    ours, theirs = multiprocessing.Pipe()
-    ours.send((directory, OpenVINOConfig(precision="f32")))
-    for message in messages:
-        ours.send(message)
-    answers = []
-    with contextlib.suppress(RuntimeError):
-        main(os.dup(theirs.fileno()))
-    while ours.poll():
-        answers.append(ours.recv())
-    ours.close()
-    theirs.close()
-    return answers
-
-
-def test_a_failing_step_is_told_to_the_service(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(batch: Batch) -> None:
-        raise RuntimeError("out of memory")
-
-    monkeypatch.setattr(Batch, "step", fail)
-    assert converse(artifact, Add(0, "The", SamplingParams(4))) == [Ready(768), Failure("out of memory")]
-
-
-def test_a_request_that_leaves_before_its_first_step_costs_none(artifact: Path) -> None:
-    answers = converse(artifact, Add(0, "The", SamplingParams(4)), Cancel(0), None)
-    assert answers == [Ready(768)]
-
-
 def test_the_default_engine_is_that_of_the_device(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.engines._has_cuda", lambda: False)
     engine = load_engine(artifact)
@@ -312,14 +173,3 @@ def test_the_default_engine_is_that_of_the_device(artifact: Path, monkeypatch: p
     engine.close()
     with pytest.raises(ValueError, match="use auto, openvino or transformers"):
         load_engine(artifact, "tensorrt")
-
-
-def test_int8_is_the_same_model_within_its_rounding(artifact: Path, tmp_path: Path) -> None:
-    shutil.copytree(artifact, tmp_path, dirs_exist_ok=True)
-    export_openvino(artifact, tmp_path / "openvino")
-    engine = load_engine(tmp_path, "openvino")
-    reference = build("transformers", artifact)
-    served, expected = (asyncio.run(collect(each.stream("The", SamplingParams(1, temperature=0)))) for each in (engine, reference))
-    assert served[0].logprob == pytest.approx(expected[0].logprob, abs=0.05)
-    engine.close()
-    reference.close()

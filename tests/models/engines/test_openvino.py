@@ -1,0 +1,97 @@
+"""The CPU engine's process: how it begins, fails and ends."""
+
+import asyncio
+import contextlib
+import logging
+import multiprocessing
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from models.base import SamplingParams, Token
+from models.engines import EngineStopped, load_engine
+from models.engines.openvino import OpenVINOEngine
+from models.engines.openvino_messages import Add, Cancel, Failure, OpenVINOConfig, Ready, Report
+from models.engines.openvino_process import Batch, main
+from tests.models.engines.conftest import build, collect
+from training.export import export_openvino
+
+
+def test_a_process_that_dies_fails_every_waiting_request_and_those_to_come(
+    artifact: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("bentoml"), "propagate", True)
+    engine = OpenVINOEngine(artifact)
+
+    async def both_fail() -> list[BaseException | list[Token]]:
+        streams = [engine.stream("The", SamplingParams(700)) for _ in range(2)]
+        for stream in streams:
+            await anext(stream)
+        assert engine.alive
+        engine._process.kill()
+        return await asyncio.gather(*(collect(stream) for stream in streams), return_exceptions=True)
+
+    results = asyncio.run(both_fail())
+    assert [str(result) for result in results] == ["the engine has failed; the service's log says why"] * 2
+    assert all(isinstance(result, EngineStopped) for result in results)
+    assert not engine.alive
+    with pytest.raises(EngineStopped, match="the engine has failed"):
+        asyncio.run(collect(engine.stream("The", SamplingParams(1))))
+    engine.close()
+    assert "its process has ended (exit status -9)" in caplog.text
+
+
+def test_a_model_that_cannot_be_loaded_is_an_error(artifact: Path, tmp_path: Path) -> None:
+    shutil.copytree(artifact, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "openvino/openvino_model.xml").write_text("no model")
+    with pytest.raises(EngineStopped, match=r"(?s)the engine cannot start: .*openvino_model.xml"):
+        OpenVINOEngine(tmp_path)
+
+
+def test_a_process_that_never_begins_is_an_error(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(EngineStopped, match="the engine cannot start: its process ended with 1"):
+        OpenVINOEngine(artifact)
+
+
+def converse(directory: Path, *messages: Add | Cancel | None) -> list[Ready | Report | Failure]:
+    """What the process's main says to `messages`, here in this process."""
+    ours, theirs = multiprocessing.Pipe()
+    ours.send((directory, OpenVINOConfig(precision="f32")))
+    for message in messages:
+        ours.send(message)
+    answers = []
+    with contextlib.suppress(RuntimeError):
+        main(os.dup(theirs.fileno()))
+    while ours.poll():
+        answers.append(ours.recv())
+    ours.close()
+    theirs.close()
+    return answers
+
+
+def test_a_failing_step_is_told_to_the_service(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(batch: Batch) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Batch, "step", fail)
+    assert converse(artifact, Add(0, "The", SamplingParams(4))) == [Ready(768), Failure("out of memory")]
+
+
+def test_a_request_that_leaves_before_its_first_step_costs_none(artifact: Path) -> None:
+    answers = converse(artifact, Add(0, "The", SamplingParams(4)), Cancel(0), None)
+    assert answers == [Ready(768)]
+
+
+def test_int8_is_the_same_model_within_its_rounding(artifact: Path, tmp_path: Path) -> None:
+    shutil.copytree(artifact, tmp_path, dirs_exist_ok=True)
+    export_openvino(artifact, tmp_path / "openvino")
+    engine = load_engine(tmp_path, "openvino")
+    reference = build("transformers", artifact)
+    served, expected = (asyncio.run(collect(each.stream("The", SamplingParams(1, temperature=0)))) for each in (engine, reference))
+    assert served[0].logprob == pytest.approx(expected[0].logprob, abs=0.05)
+    engine.close()
+    reference.close()

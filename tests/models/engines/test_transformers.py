@@ -1,0 +1,40 @@
+"""How the CUDA engine draws its tokens."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.base import SamplingParams
+from models.engines.transformers import Sampling
+from models.sampling import _kept
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_transformers_draws_as_sample_defines_it(data: st.DataObject) -> None:
+    draw = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    logits = draw.normal(0, data.draw(st.floats(0.1, 6)), 50)
+    params = SamplingParams(
+        temperature=data.draw(st.floats(0.1, 2)), top_k=data.draw(st.integers(0, 60)), top_p=data.draw(st.floats(0.01, 1))
+    )
+    weights = np.exp((logits - logits.max()) / params.temperature)
+    kept = _kept(weights, min(params.top_k, 50), params.top_p)
+    uniform = draw.random(64, dtype=np.float32)
+    sampling = Sampling()
+    numbers = torch.tensor([[params.temperature], [float(params.top_k)], [params.top_p], [0.0]]).repeat(1, 64)
+    numbers[3] = torch.from_numpy(uniform)
+    scores = torch.from_numpy(logits).float().repeat(64, 1)
+    assert sampling(torch.zeros(64), scores, numbers.view(torch.int32)) is scores
+    output = torch.zeros(2, 64, dtype=torch.int32)
+    sampling.draw(scores, output)
+    kept = kept[np.argsort(-weights[kept], kind="stable")]
+    mass = weights[kept].cumsum()
+    far = np.abs(mass[:, None] - uniform * mass[-1]).min(0) > 1e-4 * mass[-1]  # from where rounding decides
+    expected = kept[np.minimum(np.searchsorted(mass, uniform * mass[-1], side="right"), len(kept) - 1)]
+    cut = np.abs(np.sort(weights)[::-1].cumsum() / weights.sum() - params.top_p).min() if not params.top_k else 1
+    if cut > 1e-5:
+        assert output[0].numpy()[far].tolist() == expected[far].tolist()
+    logprobs = output[1].view(torch.float32)
+    assert logprobs.tolist() == pytest.approx(scores.log_softmax(-1)[0, output[0].long()].tolist(), abs=1e-5)

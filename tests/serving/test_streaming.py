@@ -1,0 +1,94 @@
+"""Streams of the real service, to their end and cut off."""
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.client import GENERATORS, SEED_BODY, check_problem, post
+from tests.conftest import Server, Trained, serve
+
+
+def events(server: Server, route: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a stream's `data:` lines say."""
+    with httpx.stream("POST", f"{server.url}{route}", json=body | {"stream": True}, timeout=60) as answer:
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+        lines = [line for line in answer.iter_lines() if line]
+    assert all(line.startswith("data: ") for line in lines)
+    return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+@pytest.mark.parametrize("route", GENERATORS)
+def test_a_stream_is_the_text_in_pieces_and_its_last_event_says_how_it_ended(server: Server, route: str) -> None:
+    body = SEED_BODY | {"seed": 7, "temperature": 0}
+    whole = post(server, route, body).json()
+    *pieces, last = events(server, route, body)
+    assert whole["generated_text"] == "The" + "".join(event["text"] for event in [*pieces, last])
+    assert all(set(piece) == {"text"} for piece in pieces)
+    assert (
+        len(events(server, route, SEED_BODY | {"temperature": 2, "top_p": 1, "seed": 7})) > 3
+    )  # greedy, a tiny model may write no character
+    assert {name: last[name] for name in ("finish_reason", "new_tokens", "seed", "model")} == {
+        name: whole[name] for name in ("finish_reason", "new_tokens", "seed", "model")
+    }
+
+
+@pytest.mark.parametrize("route", GENERATORS)
+def test_what_is_wrong_with_a_stream_has_a_status_of_its_own(server: Server, route: str) -> None:
+    check_problem(post(server, route, {"start_word": "The", "length": 0, "stream": True}), 422, "length")
+    check_problem(post(server, route, SEED_BODY | {"stream": "yes"}), 422, "stream")
+    if route == "/generate_with_llm":
+        check_problem(post(server, route, {"start_word": "¶" * 2000, "length": 9, "stream": True}), 422, "start_word")
+
+
+def test_a_stream_that_is_not_done_in_time_says_so(trained: Trained, tmp_path: Path) -> None:
+    with serve(trained, tmp_path / "log", TRIGEN_TIMEOUT_SECONDS="1") as hurried, ThreadPoolExecutor(16) as pool:
+        body = {"start_word": "The", "length": 512}
+        streams = list(pool.map(lambda _: events(hurried, "/generate_with_rnn", body), range(16)))
+        late = [stream[-1] for stream in streams if stream[-1]["finish_reason"] == "error"]
+        assert late
+        assert all(0 < last["new_tokens"] < 512 and last["problem"]["status"] == 504 for last in late)
+        assert "Traceback" not in hurried.log.read_text()
+
+
+def test_a_dead_engine_is_told_to_clients_and_probes(trained: Trained, tmp_path: Path) -> None:
+    begun = threading.Event()
+
+    def follow(seed: int) -> Any:
+        """The last event of a stream, or the problem that it is answered with."""
+        body = {"start_word": "The", "length": 512, "temperature": 2, "top_p": 1, "seed": seed, "stream": True}
+        with httpx.stream("POST", f"{broken.url}/generate_with_llm", json=body, timeout=60) as answer:
+            if answer.status_code != 200:
+                answer.read()
+                return answer.json()
+            for line in answer.iter_lines():
+                if line:
+                    begun.set()
+                    last = json.loads(line.removeprefix("data: "))
+            return last
+
+    with serve(trained, tmp_path / "log") as broken, ThreadPoolExecutor(8) as pool:
+        followed = [pool.submit(follow, seed) for seed in range(8)]
+        assert begun.wait(60)
+        kill_engine(broken)
+        last = [each.result() for each in followed]
+        cut = [event for event in last if event.get("finish_reason") == "error"]
+        assert cut  # but for those that the model had ended
+        assert all(event["problem"]["status"] == 503 for event in cut)
+        assert all(event["finish_reason"] in ("stop", "length", "error") for event in last if "finish_reason" in event)
+        check_problem(post(broken, "/generate_with_llm", SEED_BODY), 503)
+        assert httpx.get(f"{broken.url}/livez").status_code == httpx.get(f"{broken.url}/readyz").status_code == 503
+        assert post(broken, "/generate_text", SEED_BODY).status_code == 200
+        assert "Traceback" not in broken.log.read_text()
+
+
+def kill_engine(server: Server) -> None:
+    """Kill the process in which the LLM runs."""
+    mine = psutil.Process(server.pid).children(recursive=True)
+    (engine,) = (process for process in mine if "models.engines.openvino_process" in process.cmdline())
+    engine.kill()
