@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.contestants import run_contestant
-from models.engines.openvino_messages import OpenVINOConfig
+from models.engines.openvino_messages import EXACT, OpenVINOConfig
 
 SECONDS, AT_ONCE = 12.0, (1, 8, 32)
 CONTEXTS = 40
@@ -42,6 +42,7 @@ VARIANTS = {
     "int4 weights": Variant(weights="int4"),
     "fp16 weights": Variant(weights="fp16"),
     "arithmetic in f32": properties(INFERENCE_PRECISION_HINT="f32"),
+    "arithmetic and cache in f32": Variant(EXACT),
     "cache in u8": properties(KV_CACHE_PRECISION="u8"),
     "cache in bf16": properties(KV_CACHE_PRECISION="bf16"),
     "cache in f32": properties(KV_CACHE_PRECISION="f32"),
@@ -64,15 +65,13 @@ def measure(name: str, artifact: Path, dataset: str, questions: int) -> dict[str
     from models.llm import LLM, SETTINGS
     from training.data import contexts, draw, load_splits
     from training.evaluation import evaluate
-    from training.export import export_openvino
+    from training.quantization import copy_with
 
     variant = VARIANTS[name]
     settings = json.loads((artifact / SETTINGS).read_text())
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
-        for file in artifact.glob("*.json"):
-            (directory / file.name).write_text(file.read_text())
-        export_openvino(artifact, directory / "openvino", variant.weights)
+        copy_with(artifact, directory, variant.weights)
         result: dict[str, float] = {}
         for at_once in AT_ONCE:
             measured = raw(directory, LOADS["completions"](directory), at_once, SECONDS, variant.config)

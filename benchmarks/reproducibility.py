@@ -7,6 +7,7 @@ The arithmetic of a batch may round otherwise than that of a request alone, and 
 
 import argparse
 import asyncio
+import dataclasses
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -14,17 +15,16 @@ from pathlib import Path
 from benchmarks.serving.loads import Ask, completions
 from models.base import SamplingParams
 from models.engines.openvino import OpenVINOEngine
-from models.engines.openvino_messages import OpenVINOConfig
+from models.engines.openvino_messages import EXACT, OpenVINOConfig
 
 AT_ONCE = 32
+UNQUANTIZED = dataclasses.replace(EXACT, properties=(*EXACT.properties, ("DYNAMIC_QUANTIZATION_GROUP_SIZE", "0")))
 CONFIGS = {
     "as served": OpenVINOConfig(),
     "arithmetic in f32": OpenVINOConfig(properties=(("INFERENCE_PRECISION_HINT", "f32"),)),
-    "arithmetic and cache in f32": OpenVINOConfig(precision="f32"),
-    "… and activations not in int8": OpenVINOConfig(precision="f32", properties=(("DYNAMIC_QUANTIZATION_GROUP_SIZE", "0"),)),
-    "… and no prefix caching": OpenVINOConfig(
-        precision="f32", prefix_caching=False, properties=(("DYNAMIC_QUANTIZATION_GROUP_SIZE", "0"),)
-    ),
+    "arithmetic and cache in f32": EXACT,
+    "… and activations not in int8": UNQUANTIZED,
+    "… and no prefix caching": dataclasses.replace(UNQUANTIZED, prefix_caching=False),
 }
 
 

@@ -2,20 +2,17 @@
 
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import pytest
 
 from benchmarks.random_base import save_random_gpt2
+from benchmarks.serving.process import served
 
 PROJECT = Path(__file__).resolve().parent.parent
 QUICKSTART = PROJECT / "data/quickstart"
@@ -91,27 +88,11 @@ class Server:
 @contextmanager
 def serve(trained: Trained, log: Path, **environment: str) -> Iterator[Server]:
     """The real service on a port of its own, from a bare `bentoml serve` in the project's root."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     bentoml = shutil.which("bentoml", path=trained.environment()["PATH"])
     assert bentoml
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            [bentoml, "serve", "--host", "127.0.0.1", "--port", str(port)],
-            cwd=PROJECT,
-            env=trained.environment() | environment,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        wait_until_ready(url, process, log)
+    command = [bentoml, "serve", "--host", "127.0.0.1", "--port", "PORT"]
+    with served(command, "/readyz", log, trained.environment() | environment) as (url, process):
         yield Server(url, log, process.pid)
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
 
 
 @pytest.fixture(scope="session")
@@ -119,16 +100,3 @@ def server(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """One server for all tests that need no settings of their own."""
     with serve(trained, tmp_path_factory.mktemp("server") / "log") as running:
         yield running
-
-
-def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path, seconds: float = 60) -> None:
-    """Return when the server answers `/readyz`; fail with its log where it ends or does not."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx.get(f"{url}/readyz", timeout=2).is_success:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    pytest.fail(f"the server is not ready after {seconds} s:\n{log.read_text()}")

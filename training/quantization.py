@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from models.llm import LLM
 from training.evaluation import ask
-from training.export import export_openvino
+from training.export import Weights, export_openvino
 
 QUESTIONS = 500
 """On which the two are compared, at most."""
@@ -27,9 +27,7 @@ def choose_weights(directory: Path, rows: Dataset, limit: float | None) -> dict[
     rows = rows.select(range(min(QUESTIONS, len(rows))))
     with tempfile.TemporaryDirectory() as scratch:
         exact = Path(scratch)
-        for file in directory.glob("*.json"):
-            shutil.copy(file, exact)
-        export_openvino(directory, exact / "openvino", "fp16")
+        copy_with(directory, exact, "fp16")
         ours, theirs = (_matches(each, rows) for each in (directory, exact))
         costs = [other["f1"] - one["f1"] for one, other in zip(ours, theirs, strict=True)]
         cost, error = statistics.fmean(costs), statistics.pstdev(costs) / math.sqrt(len(costs))
@@ -43,6 +41,13 @@ def choose_weights(directory: Path, rows: Dataset, limit: float | None) -> dict[
         flush=True,
     )
     return {"weights": "int8" if keep else "fp16", "int8_f1_cost": cost, "int8_f1_cost_error": error}
+
+
+def copy_with(artifact: Path, target: Path, weights: Weights) -> None:
+    """Put into `target` what the CPU engine reads of an artifact, with other weights."""
+    for file in artifact.glob("*.json"):
+        shutil.copy(file, target)
+    export_openvino(artifact, target / "openvino", weights)
 
 
 def _matches(directory: Path, rows: Dataset) -> list[dict[str, float]]:

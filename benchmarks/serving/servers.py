@@ -1,24 +1,19 @@
 """Who answers: trigen and its peers, each a process of its own on a port of its own."""
 
 import os
-import signal
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
 import psutil
 
 from benchmarks.serving.client import Speaker, openai_speaker, speak_litserve, speak_trigen
+from benchmarks.serving.process import served
 
 PROJECT = Path(__file__).resolve().parents[2]
 PEERS, VLLM = PROJECT / ".venv-peers/bin", PROJECT / ".venv-vllm/bin"
-READY_SECONDS, END_SECONDS = 300, 20
 
 
 @dataclass(frozen=True)
@@ -78,44 +73,11 @@ def servers(artifact: Path, home: Path) -> dict[str, Server]:
 @contextmanager
 def running(server: Server, log: Path) -> Iterator[tuple[str, psutil.Process]]:
     """Start it and wait until it is ready; gives its URL and process. Raises RuntimeError where it does not come up."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    command = [port if word == "PORT" else word for word in server.command]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "BENTOML_DO_NOT_TRACK": "True", **server.environment}
-    with log.open("w") as out:
-        process = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=out, stderr=out, start_new_session=True)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        _wait(f"{url}{server.ready}", process, log)
+    environment = {"HF_HUB_OFFLINE": "1", "BENTOML_DO_NOT_TRACK": "True", **server.environment}
+    with served(server.command, server.ready, log, os.environ | environment) as (url, process):
         yield url, psutil.Process(process.pid)
-    finally:
-        _end(process)
 
 
 def memory(process: psutil.Process) -> float:
     """Proportional set size of a process and its children, in GB: memory that they share counts once."""
     return float(sum(one.memory_full_info().pss for one in [process, *process.children(recursive=True)])) / 1e9
-
-
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + READY_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            if httpx.get(url, timeout=2).is_success:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.5)
-    raise RuntimeError(f"not ready; the end of {log}:\n{log.read_text()[-2000:]}")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(END_SECONDS)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
-        else:
-            return

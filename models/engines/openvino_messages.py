@@ -1,7 +1,6 @@
 """What the service and the engine's process (`openvino.py`, `openvino_process.py`) say to each other."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from models.base import SamplingParams, Token
 
@@ -10,8 +9,6 @@ from models.base import SamplingParams, Token
 class OpenVINOConfig:
     """How the pipeline computes."""
 
-    precision: Literal["default", "f32"] = "default"
-    """The arithmetic's: `default` lets OpenVINO choose (bf16 where the processor has it), `f32` gives what the reference gives."""
     cache_gb: int = 1
     """Memory of the key-value cache."""
     prefix_caching: bool = True
@@ -19,7 +16,11 @@ class OpenVINOConfig:
     step_tokens: int = 256
     """Tokens of a step at most: a long prompt is read in pieces, between which the others go on."""
     properties: tuple[tuple[str, str], ...] = ()
-    """More of them for OpenVINO's CPU plugin, by name."""
+    """Of OpenVINO's CPU plugin, by name; what is not given it chooses by itself: bf16 arithmetic where the processor has it."""
+
+
+EXACT = OpenVINOConfig(properties=(("INFERENCE_PRECISION_HINT", "f32"), ("KV_CACHE_PRECISION", "f32")))
+"""Arithmetic and cache in fp32: what the reference gives."""
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,7 @@ def load_pipeline(directory: Path, config: OpenVINOConfig) -> genai.ContinuousBa
     scheduler.cache_size = config.cache_gb
     scheduler.enable_prefix_caching = config.prefix_caching
     scheduler.max_num_batched_tokens = config.step_tokens
-    exact = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"} if config.precision == "f32" else {}
-    return genai.ContinuousBatchingPipeline(directory / "openvino", scheduler, "CPU", exact | dict(config.properties), {})
+    return genai.ContinuousBatchingPipeline(directory / "openvino", scheduler, "CPU", dict(config.properties), {})
 
 
 def generation_config(params: SamplingParams, eos: frozenset[int]) -> genai.GenerationConfig:

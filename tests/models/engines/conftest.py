@@ -9,7 +9,7 @@ import pytest
 from models.base import Token
 from models.engines import Engine
 from models.engines.openvino import OpenVINOEngine
-from models.engines.openvino_messages import OpenVINOConfig
+from models.engines.openvino_messages import EXACT
 from models.engines.transformers import TransformersEngine
 from training.export import export_openvino
 
@@ -26,7 +26,7 @@ def artifact(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(name: str, artifact: Path) -> Engine:
-    return OpenVINOEngine(artifact, OpenVINOConfig(precision="f32")) if name == "openvino" else TransformersEngine(artifact)
+    return OpenVINOEngine(artifact, EXACT) if name == "openvino" else TransformersEngine(artifact)
 
 
 @pytest.fixture(scope="module", params=["openvino", "transformers"])

@@ -44,8 +44,11 @@ def test_parameters_of_one_request_are_not_those_of_its_neighbours(engine: Engin
     async def together() -> list[list[Token]]:
         return await asyncio.gather(*(collect(engine.stream("The", params)) for params in mixed))
 
-    greedy, narrow, _, _, nucleus, hot = map(text_of, asyncio.run(together()))
-    assert greedy == narrow == nucleus != hot
+    # By their probabilities, for the text of a tiny model may be no character at all.
+    greedy, narrow, _, _, nucleus, hot = ([token.logprob for token in tokens] for tokens in asyncio.run(together()))
+    assert narrow == pytest.approx(greedy, abs=1e-4)
+    assert nucleus == pytest.approx(greedy, abs=1e-4)
+    assert hot != pytest.approx(greedy, abs=0.1)
 
 
 def test_length_is_kept_and_said(engine: Engine) -> None:

@@ -14,7 +14,7 @@ import pytest
 from models.base import SamplingParams, Token
 from models.engines import EngineStopped, load_engine
 from models.engines.openvino import OpenVINOEngine
-from models.engines.openvino_messages import Add, Cancel, Failure, OpenVINOConfig, Ready, Report
+from models.engines.openvino_messages import EXACT, Add, Cancel, Failure, Ready, Report
 from models.engines.openvino_process import Batch, main
 from tests.models.engines.conftest import build, collect
 from training.export import export_openvino
@@ -60,7 +60,7 @@ def test_a_process_that_never_begins_is_an_error(artifact: Path, monkeypatch: py
 def converse(directory: Path, *messages: Add | Cancel | None) -> list[Ready | Report | Failure]:
     """What the process's main says to `messages`, here in this process."""
     ours, theirs = multiprocessing.Pipe()
-    ours.send((directory, OpenVINOConfig(precision="f32")))
+    ours.send((directory, EXACT))
     for message in messages:
         ours.send(message)
     answers = []

@@ -10,7 +10,7 @@ import pytest
 from models.base import SamplingParams
 from models.engines import Engine
 from models.engines.openvino import OpenVINOEngine
-from models.engines.openvino_messages import OpenVINOConfig
+from models.engines.openvino_messages import EXACT
 from models.engines.transformers import TransformersEngine
 from models.llm import question_prompt
 from tests.conftest import PROJECT, QUICKSTART
@@ -26,7 +26,7 @@ def test_same_greedy_text_in_full_precision(tmp_path: Path) -> None:
     export_openvino(tmp_path, tmp_path / "openvino", "fp32")
     rows = [json.loads(line) for line in (QUICKSTART / "validation.jsonl").read_text().splitlines()][::9]
     prompts = [question_prompt(row["question"], row["context"]) for row in rows] + [row["context"][:80] for row in rows]
-    engines: list[Engine] = [OpenVINOEngine(tmp_path, OpenVINOConfig(precision="f32")), TransformersEngine(tmp_path)]
+    engines: list[Engine] = [OpenVINOEngine(tmp_path, EXACT), TransformersEngine(tmp_path)]
 
     async def text(engine: Engine, prompt: str) -> str:
         return "".join([token.text async for token in engine.stream(prompt, SamplingParams(24, temperature=0))])

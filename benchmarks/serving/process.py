@@ -1,0 +1,59 @@
+"""A server in a process of its own, while it is needed."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+PROJECT = Path(__file__).resolve().parents[2]
+READY_SECONDS, END_SECONDS = 300, 30
+
+
+@contextmanager
+def served(command: list[str], ready: str, log: Path, environment: Mapping[str, str]) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Run `command` in the project's root, with a free port in the place of `PORT`, and wait until its route `ready` answers; gives its
+    URL and the process, which is ended afterwards with all of its children. Raises RuntimeError with the end of its log where it
+    does not come up.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [port if word == "PORT" else word for word in command]
+    with log.open("w") as out:
+        process = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=out, stderr=out, start_new_session=True)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until_ready(f"{url}{ready}", process, log)
+        yield url, process
+    finally:
+        _end(process)
+
+
+def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Return when `url` answers 200; raise RuntimeError with the end of the log where the process ends or does not answer."""
+    deadline = time.monotonic() + READY_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            if httpx.get(url, timeout=2).is_success:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)
+    raise RuntimeError(f"not ready; the end of {log}:\n{log.read_text()[-2000:]}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(END_SECONDS)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+        else:
+            return
