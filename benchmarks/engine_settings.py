@@ -103,7 +103,7 @@ def bits_per_byte(artifact: Path, texts: Sequence[str], document_start: str, con
     nats = 0.0
     for number, text in enumerate(texts):
         ids = tokenizer.encode(document_start + text).ids
-        echo = generation_config(SamplingParams(1, temperature=0), frozenset())
+        echo = generation_config(SamplingParams(1, temperature=0, logprobs=True), frozenset())
         echo.echo = True
         handle = pipeline.add_request(number, ov.Tensor(np.array([ids])), echo)
         logprobs: list[float] = []

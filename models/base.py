@@ -25,6 +25,8 @@ class SamplingParams:
     """Seeds this request's own random generator: same seed, parameters and model, same text."""
     stop: tuple[str, ...] = ()
     """Generation ends before the first of these strings, which is not part of the text."""
+    logprobs: bool = False
+    """Whether `Token.logprob` is wanted: the LLM's takes a pass over the vocabulary of its own, a tenth of its speed."""
 
     @property
     def greedy(self) -> bool:
@@ -38,8 +40,9 @@ class Token:
 
     text: str
     """What the token adds to the text; may be empty while a character's bytes are incomplete."""
-    logprob: float
-    """Natural logarithm of the token's probability under the model, before temperature, top-k and top-p."""
+    logprob: float | None
+    """Natural logarithm of the token's probability under the model, before temperature, top-k and top-p. May be None where
+    `SamplingParams.logprobs` does not ask for it."""
     finish_reason: FinishReason | None = None
     """Set on the last token alone: `length` was reached, or the model or a stop string ended the text."""
 

@@ -85,12 +85,12 @@ class LLM:
 
     async def answer(self, question: str, context: str | None, length: int = 64) -> Answer:
         """Answer from `context`, or without one from memory, greedily, in at most `length` tokens. Raises `PromptTooLong`."""
-        tokens = [token async for token in self.ask(question, context, SamplingParams(length, temperature=0))]
+        tokens = [token async for token in self.ask(question, context, SamplingParams(length, temperature=0, logprobs=True))]
         text = "".join(token.text for token in tokens).strip()
         start = context.find(text) if context and text else -1
         return Answer(
             answer=text,
-            score=math.exp(min(0.0, sum(token.logprob for token in tokens))),
+            score=math.exp(min(0.0, sum(token.logprob or 0.0 for token in tokens))),
             start=start if start >= 0 else None,
             end=start + len(text) if start >= 0 else None,
             ended=bool(tokens) and tokens[-1].finish_reason == "stop",

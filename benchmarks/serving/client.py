@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.serving.loads import Ask
+from benchmarks.serving.loads import GREEDY, SAMPLING, Ask
 
 PATIENCE = 4
 """Times the seconds of a load that a first answer may take."""
@@ -108,7 +108,7 @@ async def speak_trigen(session: aiohttp.ClientSession, url: str, ask: Ask, outco
     if ask.question:
         await _whole(session, f"{url}/answer_question", {"question": ask.question, "context": ask.context}, outcome, ask.length)
         return
-    body = {"start_word": ask.prompt, "length": ask.length, "temperature": 0.8, "top_p": 0.95, "seed": ask.seed, "stream": True}
+    body = {"start_word": ask.prompt, "length": ask.length, "seed": ask.seed, "stream": True} | SAMPLING
     async with session.post(f"{url}/generate_with_llm", json=body) as answer:
         answer.raise_for_status()
         async for line in answer.content:
@@ -129,7 +129,7 @@ async def speak_bigram(session: aiohttp.ClientSession, url: str, ask: Ask, outco
 
 async def speak_litserve(session: aiohttp.ClientSession, url: str, ask: Ask, outcome: Outcome) -> None:
     """What `litserve_server.py` takes; it answers when all is there."""
-    body = {"prompt": ask.prompt, "length": ask.length, "greedy": ask.question is not None}
+    body = {"prompt": ask.prompt, "length": ask.length, "sampling": None if ask.question else SAMPLING}
     await _whole(session, f"{url}/predict", body, outcome, ask.length)
 
 
@@ -137,7 +137,7 @@ def openai_speaker(model: str, **fields: Any) -> Speaker:
     """`/v1/completions`, streaming; `fields` are those that this server needs beside the usual."""
 
     async def speak(session: aiohttp.ClientSession, url: str, ask: Ask, outcome: Outcome) -> None:
-        sampling = {"temperature": 0.0} if ask.question else {"temperature": 0.8, "top_p": 0.95, "seed": ask.seed}
+        sampling = GREEDY if ask.question else SAMPLING | {"seed": ask.seed}
         body = {"model": model, "prompt": ask.prompt, "max_tokens": ask.length, "stream": True} | sampling | fields
         async with session.post(f"{url}/v1/completions", json=body) as answer:
             answer.raise_for_status()

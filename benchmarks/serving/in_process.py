@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from benchmarks.serving.client import Measured, Outcome
-from benchmarks.serving.loads import LOADS, Ask
+from benchmarks.serving.loads import GREEDY, LOADS, SAMPLING, Ask
 from models.engines.openvino_messages import OpenVINOConfig
 
 
@@ -34,7 +34,7 @@ def raw(artifact: Path, load: Iterator[Ask], at_once: int, seconds: float, confi
         nonlocal count
         while len(running) < at_once:
             ask, count = next(load), count + 1
-            params = SamplingParams(ask.length, 0.0 if ask.question else 0.8, top_p=0.95, seed=ask.seed)
+            params = SamplingParams(ask.length, **(GREEDY if ask.question else SAMPLING), seed=ask.seed)
             ids = ov.Tensor(np.array([tokenizer.encode(ask.prompt).ids]))
             outcome = Outcome(time.perf_counter())
             running.append((pipeline.add_request(count, ids, generation_config(params, frozenset())), outcome))

@@ -22,13 +22,14 @@ class Completions(litserve.LitAPI):
         """A batch of requests to their texts."""
         texts: dict[int, str] = {}
         for greedy in (True, False):
-            part = [n for n, request in enumerate(requests) if request["greedy"] == greedy]
+            part = [n for n, request in enumerate(requests) if (request["sampling"] is None) == greedy]
             if part:
-                texts |= dict(zip(part, self._generate([requests[n] for n in part], greedy), strict=True))
+                texts |= dict(zip(part, self._generate([requests[n] for n in part]), strict=True))
         return [texts[n] for n in range(len(requests))]
 
-    def _generate(self, requests: list[dict[str, Any]], greedy: bool) -> list[str]:
-        sampling = {"do_sample": False} if greedy else {"do_sample": True, "temperature": 0.8, "top_p": 0.95}
+    def _generate(self, requests: list[dict[str, Any]]) -> list[str]:
+        sampling = requests[0]["sampling"]  # the load's, the same for all
+        sampling = {"do_sample": True, **sampling} if sampling else {"do_sample": False}
         inputs = self.tokenizer([request["prompt"] for request in requests], return_tensors="pt", padding=True)
         lengths = [request["length"] for request in requests]
         with torch.inference_mode():

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -14,6 +15,11 @@ from models.llm import question_prompt
 ROWS = Path(__file__).resolve().parents[2] / "data/quickstart/train.jsonl"
 PROMPT_TOKENS, NEW_TOKENS = 16, (64, 100)
 CONTEXT_WORDS, ANSWER_TOKENS = 150, 16
+SAMPLING: dict[str, Any] = {"temperature": 0.8, "top_k": 50, "top_p": 0.95}
+"""Random weights make all 50,000 tokens about as probable, so that top-p alone would sort them all at each step, as with trained weights it
+hardly does: everyone samples among the 50 most probable first, the default of transformers' `generate` and of litgpt.
+"""
+GREEDY: dict[str, Any] = {"temperature": 0.0}
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class Ask:
     seed: int
     question: str | None = None
     context: str | None = None
-    """Of a question, which is asked greedily; a prompt without is continued by sampling (temperature 0.8, top-p 0.95)."""
+    """Of a question, which is asked greedily; a prompt without is continued by sampling (`SAMPLING`)."""
 
 
 def completions(model: Path) -> Iterator[Ask]:

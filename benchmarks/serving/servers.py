@@ -1,5 +1,6 @@
 """Who answers: trigen and its peers, each a process of its own on a port of its own."""
 
+import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.serving.client import Speaker, openai_speaker, speak_litserve, speak_trigen
+from benchmarks.serving.loads import SAMPLING
 from benchmarks.serving.process import served
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -40,7 +42,7 @@ def servers(artifact: Path, home: Path) -> dict[str, Server]:
     """
     here, model = Path(sys.executable).parent, str(artifact)
     transformers = [str(PEERS / "transformers"), "serve", model, "--host", "127.0.0.1", "--port", "PORT", "--device", "cpu"]
-    sampled = openai_speaker(model, generation_config='{"do_sample": true, "temperature": 0.8, "top_p": 0.95}')
+    sampled = openai_speaker(model, generation_config=json.dumps({"do_sample": True, **SAMPLING}))
     vllm = [str(VLLM / "vllm"), "serve", model, "--host", "127.0.0.1", "--port", "PORT", "--dtype", "bfloat16"]
     return {
         "trigen": Server(

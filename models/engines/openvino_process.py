@@ -27,6 +27,7 @@ from models.engines.text import IncrementalText, ModelLimits, load_tokenizer
 class _Request:
     handle: GenerationHandle
     text: IncrementalText
+    logprobs: bool
 
 
 def load_pipeline(directory: Path, config: OpenVINOConfig) -> genai.ContinuousBatchingPipeline:
@@ -40,7 +41,7 @@ def load_pipeline(directory: Path, config: OpenVINOConfig) -> genai.ContinuousBa
 
 def generation_config(params: SamplingParams, eos: frozenset[int]) -> genai.GenerationConfig:
     """What `params` are for openvino-genai; one of `eos` ends the text. Stop strings are not its business."""
-    config = genai.GenerationConfig(max_new_tokens=params.length, stop_token_ids=set(eos), logprobs=1)
+    config = genai.GenerationConfig(max_new_tokens=params.length, stop_token_ids=set(eos), logprobs=int(params.logprobs))
     if not params.greedy:
         config.do_sample = True
         config.temperature, config.top_p, config.rng_seed = params.temperature, params.top_p, params.seed
@@ -74,7 +75,7 @@ class Batch:
         ids = self._tokenizer.encode(prompt).ids
         self.limits.check(len(ids), params.length)
         handle = self._pipeline.add_request(id, ov.Tensor(np.array([ids])), generation_config(params, self.limits.eos))
-        self._requests[id] = _Request(handle, IncrementalText(self._tokenizer, ids, self.limits.eos))
+        self._requests[id] = _Request(handle, IncrementalText(self._tokenizer, ids, self.limits.eos), params.logprobs)
 
     def cancel(self, id: int) -> None:
         """Drop a request at the next step, unless it has ended."""
@@ -114,7 +115,8 @@ def _read(request: _Request) -> list[Token]:
         for output in request.handle.read().values():
             reason = _FINISH.get(output.finish_reason)
             for at, (id, logprob) in enumerate(zip(output.generated_ids, output.generated_log_probs, strict=True), start=1):
-                tokens.append(request.text.token(id, logprob, reason if at == len(output.generated_ids) else None))
+                known = logprob if request.logprobs else None  # 0 where it was not asked for
+                tokens.append(request.text.token(id, known, reason if at == len(output.generated_ids) else None))
     return tokens
 
 

@@ -54,7 +54,7 @@ class IncrementalText:
         self._skip = self._decode(end) if self._decode(end).endswith(INCOMPLETE) else ""
         """What the stream gives again of a prompt that ends within a character."""
 
-    def token(self, id: int, logprob: float, finish_reason: FinishReason | None) -> Token:
+    def token(self, id: int, logprob: float | None, finish_reason: FinishReason | None) -> Token:
         """The `Token` for the next id; its text is empty for the end of the text."""
         if id in self._eos:
             return Token("", logprob, finish_reason)

@@ -21,7 +21,9 @@ def test_greedy_text_and_probabilities_are_those_of_generate(engine: Engine, art
     model: Any = AutoModelForCausalLM.from_pretrained(artifact)
 
     async def together() -> list[list[Token]]:
-        return await asyncio.gather(*(collect(engine.stream(prompt, SamplingParams(24, temperature=0))) for prompt in PROMPTS))
+        return await asyncio.gather(
+            *(collect(engine.stream(prompt, SamplingParams(24, temperature=0, logprobs=True))) for prompt in PROMPTS)
+        )
 
     for prompt, served in zip(PROMPTS, asyncio.run(together()), strict=True):
         inputs = tokenizer(prompt, return_tensors="pt")
@@ -37,7 +39,7 @@ def test_greedy_text_and_probabilities_are_those_of_generate(engine: Engine, art
 def test_parameters_of_one_request_are_not_those_of_its_neighbours(engine: Engine) -> None:
     wanted = [(0, 0, 1.0), (2, 1, 1.0), (0.8, 0, 0.9), (1, 5, 1.0), (1.5, 0, 1e-6), (2, 0, 1.0)]
     mixed = [
-        SamplingParams(24, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+        SamplingParams(24, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, logprobs=True)
         for seed, (temperature, top_k, top_p) in enumerate(wanted)
     ]
 
