@@ -59,7 +59,7 @@ class GenerateRequest(RequestBody):
     stop: list[Annotated[str, Field(min_length=1)]] = Field(
         default_factory=list, max_length=8, description="The text ends before the first of these strings (up to 8, none empty)."
     )
-    stream: bool = Field(False, description="Answer with Server-Sent Events, one for each piece of the text as it comes.")
+    stream: bool = Field(False, description="Answer with Server-Sent Events, pieces of the text as they come.")
 
 
 class GenerateWithLLMRequest(GenerateRequest):

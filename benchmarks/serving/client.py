@@ -18,16 +18,18 @@ PATIENCE = 4
 
 @dataclass
 class Outcome:
-    """One request: when it began and ended, when its first token came, and how many came."""
+    """One request: when it began and ended, when its first token came, in how many events what came, and how many tokens these were."""
 
     began: float
     first: float | None = None
     ended: float | None = None
+    events: int = 0
     tokens: int = 0
 
-    def note(self, tokens: int) -> None:
+    def note(self, tokens: int = 0, events: int = 1) -> None:
         """So many have come, just now."""
         self.first = self.first or time.perf_counter()
+        self.events += events
         self.tokens += tokens
 
 
@@ -45,19 +47,20 @@ class Measured:
     def summary(self) -> dict[str, float]:
         """Tokens and answers a second; seconds to the first token and to the last (p50, p99); the slowest rate over the fastest.
 
-        Of a server that streams, the tokens of what was cut off count. One that answers when all is there is measured up to its
-        last answer.
+        Of a server that streams, what was cut off counts with as many tokens an event as the others had. One that answers when all is
+        there is measured up to its last answer.
         """
         done = [outcome for outcome in self.outcomes if outcome.ended]
-        streams = any(outcome.tokens for outcome in self.outcomes if not outcome.ended)
+        tokens, events = sum(outcome.tokens for outcome in done), sum(outcome.events for outcome in done)
+        cut_off = sum(outcome.events for outcome in self.outcomes) - events
         seconds = self.seconds
-        if done and not streams:
+        if done and not cut_off:
             seconds = max(outcome.ended or 0.0 for outcome in done) - min(outcome.began for outcome in self.outcomes)
         whole = [outcome.ended - outcome.began for outcome in done if outcome.ended]
         first = [outcome.first - outcome.began for outcome in self.outcomes if outcome.first]
         rates = [outcome.tokens / took for outcome, took in zip(done, whole, strict=True)]
         return {
-            "tokens_per_second": sum(outcome.tokens for outcome in self.outcomes) / seconds,
+            "tokens_per_second": (tokens + cut_off * (tokens / events if events else 1)) / seconds,
             "answers": len(done),
             "cut_off": len(self.outcomes) - len(done),
             **{f"first_token_p{share}": quantile(first, share) for share in (50, 99)},
@@ -109,17 +112,10 @@ async def speak_trigen(session: aiohttp.ClientSession, url: str, ask: Ask, outco
         await _whole(session, f"{url}/answer_question", {"question": ask.question, "context": ask.context}, outcome, ask.length)
         return
     body = {"start_word": ask.prompt, "length": ask.length, "seed": ask.seed, "stream": True} | SAMPLING
-    async with session.post(f"{url}/generate_with_llm", json=body) as answer:
-        answer.raise_for_status()
-        async for line in answer.content:
-            if line.startswith(b"data: "):
-                outcome.note(1)
-                if b'"finish_reason"' in line:
-                    last = json.loads(line.removeprefix(b"data: "))
-                    outcome.tokens = last["new_tokens"]
-                    if last["finish_reason"] != "error":
-                        return
-    raise RuntimeError("a stream ended before its end")
+    last = json.loads((await _events(session, f"{url}/generate_with_llm", body, outcome))[-1])
+    if last["finish_reason"] == "error":
+        raise RuntimeError(last["problem"])
+    outcome.tokens = last["new_tokens"]
 
 
 async def speak_bigram(session: aiohttp.ClientSession, url: str, ask: Ask, outcome: Outcome) -> None:
@@ -139,20 +135,8 @@ def openai_speaker(model: str, **fields: Any) -> Speaker:
     async def speak(session: aiohttp.ClientSession, url: str, ask: Ask, outcome: Outcome) -> None:
         sampling = GREEDY if ask.question else SAMPLING | {"seed": ask.seed}
         body = {"model": model, "prompt": ask.prompt, "max_tokens": ask.length, "stream": True} | sampling | fields
-        async with session.post(f"{url}/v1/completions", json=body) as answer:
-            answer.raise_for_status()
-            async for line in answer.content:
-                if not line.startswith(b"data: {"):
-                    continue
-                event = json.loads(line.removeprefix(b"data: "))
-                if "error" in event:
-                    raise RuntimeError(event["error"])
-                if event.get("choices") and event["choices"][0].get("text"):
-                    outcome.note(1)
-                if usage := event.get("usage"):
-                    outcome.tokens = usage["completion_tokens"]
-                    return
-        raise RuntimeError("a stream ended before its end")
+        *_, last = (event for event in await _events(session, f"{url}/v1/completions", body, outcome) if b'"usage":{' in event)
+        outcome.tokens = json.loads(last)["usage"]["completion_tokens"]
 
     return speak
 
@@ -162,3 +146,14 @@ async def _whole(session: aiohttp.ClientSession, url: str, body: dict[str, Any],
         answer.raise_for_status()
         await answer.read()
         outcome.note(tokens)
+
+
+async def _events(session: aiohttp.ClientSession, url: str, body: dict[str, Any], outcome: Outcome) -> list[bytes]:
+    """The data of all events of a stream, read when it is over, so that the client takes little of the processors that generate."""
+    received = bytearray()
+    async with session.post(url, json=body) as answer:
+        answer.raise_for_status()
+        async for chunk in answer.content.iter_any():
+            outcome.note(events=chunk.count(b"data: "))
+            received += chunk
+    return bytes(received).split(b"data: ")[1:]

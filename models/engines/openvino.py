@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from models.base import SamplingParams, Token
+from models.base import PromptTooLong, SamplingParams, Token
 from models.engines import EngineStopped
 from models.engines.openvino_messages import Add, Cancel, Failure, OpenVINOConfig, Ready, Report
+from models.engines.text import IncrementalText, ModelLimits, load_tokenizer
 
 logger = logging.getLogger("bentoml.trigen.engine")
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,14 +27,22 @@ PATIENCE_SECONDS = 30
 @dataclass(eq=False)
 class _Waiting:
     loop: asyncio.AbstractEventLoop
+    prompt: str
+    params: SamplingParams
     events: asyncio.Queue[Token | Exception] = field(default_factory=asyncio.Queue)
+    text: IncrementalText | None = None
+    """From when the process knows of it."""
+
+
+_Event = tuple[int, Token | Exception]
+"""What a request gets."""
 
 
 class OpenVINOEngine:
     """Runs the artifact of an LLM: the IR that `training/export.py` made, and its tokenizer.
 
-    One thread listens to the process and hands tokens to the event loops that wait for them; another sends, so that no event loop waits
-    for a pipe that is full.
+    One thread listens to the process and hands tokens, as text, to the event loops that wait for them; another turns prompts into ids and
+    sends them. No event loop waits for a long prompt or for a pipe that is full, and neither does the process, which deals in ids alone.
     """
 
     def __init__(self, directory: Path, config: OpenVINOConfig = OpenVINOConfig()) -> None:
@@ -44,12 +53,13 @@ class OpenVINOEngine:
         self._lock = threading.Lock()
         self._waiting: dict[int, _Waiting] = {}
         self._stopped: str | None = None
-        self._outbox: queue.SimpleQueue[Add | Cancel | None] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[tuple[int, _Waiting] | Cancel | None] = queue.SimpleQueue()
+        self._tokenizer, self._limits = load_tokenizer(directory), ModelLimits(directory)
         self._connection, theirs = multiprocessing.Pipe()
         command = [sys.executable, "-m", "models.engines.openvino_process", str(theirs.fileno())]
         with theirs:  # a group of its own: Ctrl-C is for the service, which then answers what it has begun
             self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], process_group=0)
-        self._context_length = self._begin(directory.resolve(), config).context_length
+        self._begin(directory.resolve(), config)
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._listen, self._send)]
         for thread in self._threads:
             thread.start()
@@ -57,7 +67,7 @@ class OpenVINOEngine:
     @property
     def context_length(self) -> int:
         """See `Engine`."""
-        return self._context_length
+        return self._limits.context_length
 
     @property
     def alive(self) -> bool:
@@ -66,12 +76,12 @@ class OpenVINOEngine:
 
     async def stream(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
         """See `Engine`."""
-        id, request = next(self._ids), _Waiting(asyncio.get_running_loop())
+        id, request = next(self._ids), _Waiting(asyncio.get_running_loop(), prompt, params)
         with self._lock:  # so that no request arrives after those that wait were failed
             if self._stopped:
                 raise EngineStopped(self._stopped)
             self._waiting[id] = request
-        self._outbox.put(Add(id, prompt, params))
+        self._outbox.put((id, request))
         try:
             while True:
                 event = await request.events.get()
@@ -92,14 +102,14 @@ class OpenVINOEngine:
             thread.join()
         self._connection.close()
 
-    def _begin(self, directory: Path, config: OpenVINOConfig) -> Ready:
+    def _begin(self, directory: Path, config: OpenVINOConfig) -> None:
         try:
             self._connection.send((directory, config))
             first = self._connection.recv()
         except (EOFError, OSError):
             first = Failure(f"its process ended with {self._end()}")
         if isinstance(first, Ready):
-            return first
+            return
         self._end()
         self._connection.close()
         raise EngineStopped(f"the engine cannot start: {first.message}")
@@ -115,16 +125,29 @@ class OpenVINOEngine:
     def _send(self) -> None:
         try:
             while (message := self._outbox.get()) is not None:
-                self._connection.send(message)
+                if isinstance(message, Cancel):
+                    self._connection.send(message)
+                else:
+                    self._add(*message)
             self._connection.send(None)
         except OSError:
             pass  # the process has ended: `_listen` tells those who wait
+
+    def _add(self, id: int, request: _Waiting) -> None:
+        ids = self._tokenizer.encode(request.prompt).ids
+        try:
+            self._limits.check(len(ids), request.params.length)
+        except PromptTooLong as error:
+            self._deliver([(id, error)])
+            return
+        request.text = IncrementalText(self._tokenizer, ids, self._limits.eos)
+        self._connection.send(Add(id, ids, request.params, self._limits.eos))
 
     def _listen(self) -> None:
         failure = "its process has ended"
         try:
             while not isinstance(message := self._connection.recv(), Failure):
-                self._deliver(message)
+                self._read(message)
             failure = message.message
         except (EOFError, OSError):
             pass
@@ -135,12 +158,20 @@ class OpenVINOEngine:
             if not closed:
                 logger.error("the engine has failed: %s (exit status %s)", failure, self._end())
 
-    def _deliver(self, report: Report) -> None:
-        """Hand what a step generated to those who wait: once for each event loop."""
+    def _read(self, report: Report) -> None:
         self.steps, self.running = report.steps, report.running
+        events: list[_Event] = [(id, RuntimeError(failure)) for id, failure in report.failures]
+        for id, token, logprob, reason in report.tokens:
+            request = self._waiting.get(id)
+            if request and request.text:
+                events.append((id, request.text.token(token, logprob if request.params.logprobs else None, reason)))
+        self._deliver(events)
+
+    def _deliver(self, events: Sequence[_Event]) -> None:
+        """Hand events to those who wait: once for each event loop. The last token ends a request, and so does an exception."""
         deliveries: dict[asyncio.AbstractEventLoop, list[tuple[int, _Waiting, Token | Exception]]] = defaultdict(list)
         with self._lock:
-            for id, event in report.events:
+            for id, event in events:
                 if request := self._waiting.get(id):
                     deliveries[request.loop].append((id, request, event))
                     if isinstance(event, Exception) or event.finish_reason:
@@ -162,8 +193,8 @@ class OpenVINOEngine:
         """Refuse requests from now on, and fail those that wait."""
         with self._lock:
             self._stopped = self._stopped or reason
-            report = Report(self.steps, 0, [(id, EngineStopped(self._stopped)) for id in self._waiting])
-        self._deliver(report)
+            failed = [(id, EngineStopped(self._stopped)) for id in self._waiting]
+        self._deliver(failed)
 
 
 def _put(deliveries: list[tuple[asyncio.Queue[Token | Exception], Token | Exception]]) -> None:

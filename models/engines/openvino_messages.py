@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from models.base import SamplingParams, Token
+from models.base import FinishReason, SamplingParams
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,16 @@ EXACT = OpenVINOConfig(properties=(("INFERENCE_PRECISION_HINT", "f32"), ("KV_CAC
 class Ready:
     """The model is loaded."""
 
-    context_length: int
-
 
 @dataclass(frozen=True)
 class Add:
     """A request joins at the next step."""
 
     id: int
-    prompt: str
+    prompt: list[int]
     params: SamplingParams
+    eos: frozenset[int]
+    """Tokens that end the text."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,10 @@ class Cancel:
     """A request leaves at the next step."""
 
     id: int
+
+
+Generated = tuple[int, int, float, FinishReason | None]
+"""The request, the token's id, its log-probability (0 where it was not asked for), and what ends the text with it."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,10 @@ class Report:
     """Since the beginning."""
     running: int
     """Requests that go on."""
-    events: list[tuple[int, Token | Exception]]
-    """Request by request what was generated, in order; an exception ends its request."""
+    tokens: list[Generated]
+    """Request by request, in order."""
+    failures: list[tuple[int, str]]
+    """Requests that have ended so, and why."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ is `Ready` or `Failure`, then a `Report` after each step, and a `Failure` in the
 
 import signal
 import sys
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -18,16 +17,8 @@ import openvino as ov
 import openvino_genai as genai
 from openvino_genai.py_openvino_genai import GenerationHandle
 
-from models.base import FinishReason, PromptTooLong, SamplingParams, Token
-from models.engines.openvino_messages import Add, Cancel, Failure, OpenVINOConfig, Ready, Report
-from models.engines.text import IncrementalText, ModelLimits, load_tokenizer
-
-
-@dataclass(eq=False)
-class _Request:
-    handle: GenerationHandle
-    text: IncrementalText
-    logprobs: bool
+from models.base import FinishReason, SamplingParams
+from models.engines.openvino_messages import Add, Cancel, Failure, Generated, OpenVINOConfig, Ready, Report
 
 
 def load_pipeline(directory: Path, config: OpenVINOConfig) -> genai.ContinuousBatchingPipeline:
@@ -55,9 +46,7 @@ class Batch:
 
     def __init__(self, directory: Path, config: OpenVINOConfig) -> None:
         self._pipeline = load_pipeline(directory, config)
-        self._tokenizer = load_tokenizer(directory)
-        self._requests: dict[int, _Request] = {}
-        self.limits = ModelLimits(directory)
+        self._requests: dict[int, GenerationHandle] = {}
         self.steps = 0
 
     @property
@@ -70,54 +59,52 @@ class Batch:
         """How many requests are under way."""
         return len(self._requests)
 
-    def add(self, id: int, prompt: str, params: SamplingParams) -> None:
-        """Take a request in. Raises PromptTooLong, and whatever openvino-genai has against it."""
-        ids = self._tokenizer.encode(prompt).ids
-        self.limits.check(len(ids), params.length)
-        handle = self._pipeline.add_request(id, ov.Tensor(np.array([ids])), generation_config(params, self.limits.eos))
-        self._requests[id] = _Request(handle, IncrementalText(self._tokenizer, ids, self.limits.eos), params.logprobs)
+    def add(self, request: Add) -> None:
+        """Take a request in. Raises whatever openvino-genai has against it."""
+        config = generation_config(request.params, request.eos)
+        self._requests[request.id] = self._pipeline.add_request(request.id, ov.Tensor(np.array([request.prompt])), config)
 
     def cancel(self, id: int) -> None:
         """Drop a request at the next step, unless it has ended."""
-        if request := self._requests.pop(id, None):
-            request.handle.cancel()
+        if handle := self._requests.pop(id, None):
+            handle.cancel()
 
-    def step(self) -> list[tuple[int, Token | Exception]]:
-        """One forward pass for all; returns what it generated."""
+    def step(self) -> Report:
+        """One forward pass for all, and what came of it."""
         self._pipeline.step()
         self.steps += 1
-        events: list[tuple[int, Token | Exception]] = []
-        for id, request in list(self._requests.items()):
+        generated: list[Generated] = []
+        failures: list[tuple[int, str]] = []
+        for id, handle in list(self._requests.items()):
             try:
-                tokens = _read(request)
-                status = request.handle.get_status()
-                if status != genai.GenerationStatus.RUNNING and not (tokens and tokens[-1].finish_reason):
-                    raise RuntimeError(f"openvino-genai gave the request up ({status.name}): the key-value cache may be full")
+                ended = self._read(id, handle, generated)
             except Exception as error:  # no other request is concerned
                 self.cancel(id)
-                events.append((id, RuntimeError(str(error))))
-                continue
-            events += ((id, token) for token in tokens)
-            if status != genai.GenerationStatus.RUNNING:
-                del self._requests[id]
-        return events
+                failures.append((id, str(error)))
+            else:
+                if ended:
+                    del self._requests[id]
+        return Report(self.steps, self.running, generated, failures)
+
+    def _read(self, id: int, handle: GenerationHandle, generated: list[Generated]) -> bool:
+        """Append what a request has generated; returns whether it has ended."""
+        reason = None
+        while handle.can_read():
+            for output in handle.read().values():
+                *earlier, last = zip(output.generated_ids, output.generated_log_probs, strict=True)
+                reason = _FINISH.get(output.finish_reason)
+                generated += [(id, *each, None) for each in earlier]
+                generated.append((id, *last, reason))
+        status = handle.get_status()
+        if not reason and status != genai.GenerationStatus.RUNNING:
+            raise RuntimeError(f"openvino-genai gave the request up ({status.name}): the key-value cache may be full")
+        return reason is not None
 
 
 _FINISH: dict[genai.GenerationFinishReason, FinishReason] = {
     genai.GenerationFinishReason.LENGTH: "length",
     genai.GenerationFinishReason.STOP: "stop",
 }
-
-
-def _read(request: _Request) -> list[Token]:
-    tokens = []
-    while request.handle.can_read():
-        for output in request.handle.read().values():
-            reason = _FINISH.get(output.finish_reason)
-            for at, (id, logprob) in enumerate(zip(output.generated_ids, output.generated_log_probs, strict=True), start=1):
-                known = logprob if request.logprobs else None  # 0 where it was not asked for
-                tokens.append(request.text.token(id, known, reason if at == len(output.generated_ids) else None))
-    return tokens
 
 
 def run(batch: Batch, connection: Connection) -> None:
@@ -133,12 +120,10 @@ def run(batch: Batch, connection: Connection) -> None:
                 batch.cancel(message.id)
                 continue
             try:
-                batch.add(message.id, message.prompt, message.params)
+                batch.add(message)
             except Exception as error:  # its own parameters are wrong: no other request is concerned
-                known = error if isinstance(error, PromptTooLong) else RuntimeError(str(error))
-                connection.send(Report(batch.steps, batch.running, [(message.id, known)]))
-        events = batch.step()
-        connection.send(Report(batch.steps, batch.running, events))
+                connection.send(Report(batch.steps, batch.running, [], [(message.id, str(error))]))
+        connection.send(batch.step())
 
 
 def main(descriptor: int) -> None:
@@ -149,7 +134,7 @@ def main(descriptor: int) -> None:
         try:
             directory, config = connection.recv()
             batch = Batch(directory, config)
-            connection.send(Ready(batch.limits.context_length))
+            connection.send(Ready())
             run(batch, connection)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return

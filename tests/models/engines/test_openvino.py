@@ -78,12 +78,12 @@ def test_a_failing_step_is_told_to_the_service(artifact: Path, monkeypatch: pyte
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(Batch, "step", fail)
-    assert converse(artifact, Add(0, "The", SamplingParams(4))) == [Ready(768), Failure("out of memory")]
+    assert converse(artifact, Add(0, [1], SamplingParams(4), frozenset())) == [Ready(), Failure("out of memory")]
 
 
 def test_a_request_that_leaves_before_its_first_step_costs_none(artifact: Path) -> None:
-    answers = converse(artifact, Add(0, "The", SamplingParams(4)), Cancel(0), None)
-    assert answers == [Ready(768)]
+    answers = converse(artifact, Add(0, [1], SamplingParams(4), frozenset()), Cancel(0), None)
+    assert answers == [Ready()]
 
 
 def test_int8_is_the_same_model_within_its_rounding(artifact: Path, tmp_path: Path) -> None:
