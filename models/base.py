@@ -25,6 +25,10 @@ class SamplingParams:
     """Seeds this request's own random generator: same seed, parameters and model, same text."""
     stop: tuple[str, ...] = ()
     """Generation ends before the first of these strings, which is not part of the text."""
+    interval: float = 0.0
+    """Seconds: what a model writes within so long it may hand out as one `Token`, which wakes the reader less often. The first comes at
+    once, and the last ends whatever it was waiting for: with infinity the whole text is one. A reader who looks for `stop` gets each.
+    """
     logprobs: bool = False
     """Whether `Token.logprob` is wanted: the LLM's takes a pass over the vocabulary of its own, a tenth of its speed."""
 
@@ -36,15 +40,17 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class Token:
-    """One step of generation."""
+    """One step of generation, or several that are handed out together."""
 
     text: str
-    """What the token adds to the text; may be empty while a character's bytes are incomplete."""
+    """What it adds to the text; may be empty while a character's bytes are incomplete."""
     logprob: float | None
-    """Natural logarithm of the token's probability under the model, before temperature, top-k and top-p. May be None where
+    """Natural logarithm of its probability under the model, before temperature, top-k and top-p. May be None where
     `SamplingParams.logprobs` does not ask for it."""
     finish_reason: FinishReason | None = None
     """Set on the last token alone: `length` was reached, or the model or a stop string ended the text."""
+    count: int = 1
+    """Tokens of the model that it stands for."""
 
 
 class TextModel(Protocol):
@@ -89,11 +95,11 @@ async def until_stop(tokens: AsyncGenerator[Token], stop: tuple[str, ...]) -> As
             held += token.text
             ends = [at for word in stop if (at := held.find(word)) >= 0]
             if ends:
-                yield Token(held[: min(ends)], token.logprob, "stop")
+                yield Token(held[: min(ends)], token.logprob, "stop", token.count)
                 return
             keep = 0 if token.finish_reason else max((_overlap(held, word) for word in stop), default=0)
             ready, held = held[: len(held) - keep], held[len(held) - keep :]
-            yield Token(ready, token.logprob, token.finish_reason)
+            yield Token(ready, token.logprob, token.finish_reason, token.count)
 
 
 def _overlap(text: str, word: str) -> int:

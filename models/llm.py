@@ -85,7 +85,9 @@ class LLM:
 
     async def answer(self, question: str, context: str | None, length: int = 64) -> Answer:
         """Answer from `context`, or without one from memory, greedily, in at most `length` tokens. Raises `PromptTooLong`."""
-        tokens = [token async for token in self.ask(question, context, SamplingParams(length, temperature=0, logprobs=True))]
+        tokens = [
+            token async for token in self.ask(question, context, SamplingParams(length, temperature=0, interval=math.inf, logprobs=True))
+        ]
         text = "".join(token.text for token in tokens).strip()
         start = context.find(text) if context and text else -1
         return Answer(

@@ -19,7 +19,7 @@ Generated = GenerateResponse | Response
 
 async def continue_text(model: TextModel, tag: str, start_word: str, stream: bool, **sampling: Any) -> Generated:
     """Continue a prompt. `sampling` are the other fields of `GenerateRequest`; `tag` names the model in the answer."""
-    params = sampling_params(**sampling)
+    params = sampling_params(**sampling, stream=stream)
     with _problems("start_word", tag):
         return await _generate(model.stream(start_word, params), tag, start_word, params, stream)
 
@@ -30,7 +30,7 @@ async def continue_or_answer(model: LLM, tag: str, start_word: str, context: str
     A context without a question is refused: it would have no effect.
     """
     if start_word.rstrip().endswith("?"):
-        params = sampling_params(**sampling, greedy=True)
+        params = sampling_params(**sampling, stream=stream, greedy=True)
         with _problems("start_word" if context is None else "context", tag):
             return await _generate(model.ask(start_word, context, params), tag, start_word, params, stream)
     if context is not None:
@@ -52,7 +52,7 @@ async def _generate(tokens: AsyncGenerator[Token], tag: str, start_word: str, pa
     return GenerateResponse(
         generated_text=start_word + "".join(token.text for token in generated),
         finish_reason=generated[-1].finish_reason,
-        new_tokens=len(generated),
+        new_tokens=sum(token.count for token in generated),
         seed=params.seed,
         model=tag,
     )

@@ -1,5 +1,6 @@
 """The bodies of requests and answers, and their bounds."""
 
+import math
 import secrets
 from typing import Annotated, Any, Self
 
@@ -100,9 +101,19 @@ class AnswerResponse(bentoml.IODescriptor):
 
 
 def sampling_params(
-    length: int, temperature: float | None, top_k: int, top_p: float, seed: int | None, stop: list[str], *, greedy: bool = False
+    length: int,
+    temperature: float | None,
+    top_k: int,
+    top_p: float,
+    seed: int | None,
+    stop: list[str],
+    *,
+    stream: bool,
+    greedy: bool = False,
 ) -> SamplingParams:
-    """What a request asks for, with its defaults; `greedy` is what an absent temperature means."""
+    """What a request asks for, with its defaults; `greedy` is what an absent temperature means. A text that is not streamed is wanted as
+    a whole.
+    """
     chosen = SamplingParams.temperature if temperature is None else temperature
     return SamplingParams(
         length=length,
@@ -111,4 +122,5 @@ def sampling_params(
         top_p=top_p,
         seed=secrets.randbits(32) if seed is None else seed,
         stop=tuple(stop),
+        interval=settings().stream_interval_ms / 1000 if stream else math.inf,
     )

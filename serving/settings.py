@@ -22,9 +22,9 @@ class Settings(BaseSettings):
     """A larger request body is refused with 413."""
     timeout_seconds: int = Field(default=60, ge=1, le=MAX_TIMEOUT_SECONDS)
     """A request that is not answered by then is given up and answered with 504."""
-    stream_interval_ms: int = Field(default=40, ge=0, le=1_000)
-    """A stream sends its first piece of text at once and then what has come since at most so often: 25 times a second looks as smooth as
-    each token by itself, and costs the processor that also generates less. 0 sends each token."""
+    stream_interval_ms: int = Field(default=50, ge=0, le=1_000)
+    """The LLM's streams send their first token at once, and then what has come since about so often: 20 times a second looks as smooth as
+    each token by itself, and costs the processor that also generates less. 0 sends each token by itself."""
     answer_length: int = Field(default=64, ge=1, le=512)
     """Tokens of an answer of `/answer_question` at most."""
 

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import math
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -45,7 +44,7 @@ class EventStream(StreamingResponse):
 
 async def event_stream(tokens: AsyncGenerator[Token], **told: Any) -> EventStream:
     """Answer with an event for each piece of text, `{"text": …}`, and a last one that also has `finish_reason`, `new_tokens` and what is
-    `told`: a stream without it was cut off. A piece is what came since the one before: see `Settings.stream_interval_ms`.
+    `told`: a stream without it was cut off. A piece is one token or more: see `Settings.stream_interval_ms`.
 
     What is wrong before the first token is raised here, so that it can be answered with a status of its own; what goes wrong later
     makes the last event's `finish_reason` `error`, with a `problem` as the body of an error would be.
@@ -55,21 +54,19 @@ async def event_stream(tokens: AsyncGenerator[Token], **told: Any) -> EventStrea
 
 
 async def _events(first: Token, tokens: AsyncGenerator[Token], deadline: float, told: dict[str, Any]) -> AsyncGenerator[bytes]:
-    clock, interval = asyncio.get_running_loop().time, settings().stream_interval_ms / 1000
-    token, count, text, due = first, 1, first.text, -math.inf
+    token, count = first, first.count
     try:
         while not token.finish_reason:
-            if text and clock() >= due:  # empty while a character is incomplete
-                yield _event({"text": text})
-                text, due = "", clock() + interval
+            if token.text:  # empty while a character is incomplete
+                yield _event({"text": token.text})
             async with asyncio.timeout_at(deadline):
                 token = await anext(tokens)
-            text, count = text + token.text, count + 1
+            count += token.count
     except Exception as error:
-        failed = {"text": text, "finish_reason": "error", "new_tokens": count} | told
+        failed = {"text": "", "finish_reason": "error", "new_tokens": count} | told
         yield _event(failed | {"problem": _problem(error).body})
     else:
-        yield _event({"text": text, "finish_reason": token.finish_reason, "new_tokens": count} | told)
+        yield _event({"text": token.text, "finish_reason": token.finish_reason, "new_tokens": count} | told)
 
 
 def _problem(error: Exception) -> Problem:

@@ -161,10 +161,10 @@ class OpenVINOEngine:
     def _read(self, report: Report) -> None:
         self.steps, self.running = report.steps, report.running
         events: list[_Event] = [(id, RuntimeError(failure)) for id, failure in report.failures]
-        for id, token, logprob, reason in report.tokens:
+        for id, ids, logprob, reason in report.generated:
             request = self._waiting.get(id)
             if request and request.text:
-                events.append((id, request.text.token(token, logprob if request.params.logprobs else None, reason)))
+                events.append((id, request.text.token(ids, logprob if request.params.logprobs else None, reason)))
         self._deliver(events)
 
     def _deliver(self, events: Sequence[_Event]) -> None:

@@ -46,20 +46,19 @@ class Cancel:
     id: int
 
 
-Generated = tuple[int, int, float, FinishReason | None]
-"""The request, the token's id, its log-probability (0 where it was not asked for), and what ends the text with it."""
+Generated = tuple[int, list[int], float, FinishReason | None]
+"""The request, its next ids, their log-probability (0 where it was not asked for), and what ends the text with them."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What came of a step."""
+    """What came of steps."""
 
     steps: int
     """Since the beginning."""
     running: int
     """Requests that go on."""
-    tokens: list[Generated]
-    """Request by request, in order."""
+    generated: list[Generated]
     failures: list[tuple[int, str]]
     """Requests that have ended so, and why."""
 

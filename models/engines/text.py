@@ -1,6 +1,7 @@
 """From token ids to text as they come: what both engines do around the model itself."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -54,10 +55,11 @@ class IncrementalText:
         self._skip = self._decode(end) if self._decode(end).endswith(INCOMPLETE) else ""
         """What the stream gives again of a prompt that ends within a character."""
 
-    def token(self, id: int, logprob: float | None, finish_reason: FinishReason | None) -> Token:
-        """The `Token` for the next id; its text is empty for the end of the text."""
-        if id in self._eos:
-            return Token("", logprob, finish_reason)
+    def token(self, ids: Sequence[int], logprob: float | None, finish_reason: FinishReason | None = None) -> Token:
+        """The `Token` for the next ids, which together have this log-probability; the end of the text adds nothing to it."""
+        return Token("".join(self._step(id) for id in ids if id not in self._eos), logprob, finish_reason, len(ids))
+
+    def _step(self, id: int) -> str:
         try:
             piece = self._stream.step(self._tokenizer, id)
         except Exception:  # a decoder that reads bytes anew, as SentencePiece's, and calls what was read before invalid: begin anew too
@@ -65,7 +67,7 @@ class IncrementalText:
             piece = self._stream.step(self._tokenizer, id)
         if piece and self._skip:
             piece, self._skip = piece.removeprefix(self._skip), ""
-        return Token(piece or "", logprob, finish_reason)
+        return piece or ""
 
     def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=True)

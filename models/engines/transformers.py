@@ -180,7 +180,7 @@ class TransformersEngine:
                 for at in range(seen, len(output.generated_tokens)):
                     token = output.generated_tokens[at]
                     ended: FinishReason | None = "stop" if token in self._limits.eos else "length" if at + 1 == params.length else None
-                    yield text.token(token, output.logprobs[at], ended)
+                    yield text.token([token], output.logprobs[at], ended)
                 seen = len(output.generated_tokens)
         finally:
             self._router.forget(id)

@@ -23,7 +23,7 @@ def test_pieces_joined_are_the_text_and_none_is_half_a_character(text: str, ends
     ids = [*BYTES.encode(text).ids, *([EOS] if ends else [])] or [EOS]
     incremental = IncrementalText(BYTES, BYTES.encode("A").ids, frozenset([EOS]))
     reasons = [None] * (len(ids) - 1) + ["stop"]
-    pieces = [incremental.token(id, -0.5, reason).text for id, reason in zip(ids, reasons, strict=True)]  # type: ignore[arg-type]
+    pieces = [incremental.token([id], -0.5, reason).text for id, reason in zip(ids, reasons, strict=True)]  # type: ignore[arg-type]
     assert "".join(pieces) == text
     assert all("\N{REPLACEMENT CHARACTER}" not in piece for piece in pieces) or "\N{REPLACEMENT CHARACTER}" in text
 
@@ -31,7 +31,7 @@ def test_pieces_joined_are_the_text_and_none_is_half_a_character(text: str, ends
 @given(st.text(max_size=8), st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\N{REPLACEMENT CHARACTER}"), max_size=8))
 def test_no_part_of_the_prompt_is_given_again(prompt: str, text: str) -> None:
     incremental = IncrementalText(BYTES, BYTES.encode(prompt).ids or [EOS], frozenset([EOS]))
-    assert "".join(incremental.token(id, -0.5, None).text for id in BYTES.encode(text).ids) == text
+    assert "".join(incremental.token([id], -0.5, None).text for id in BYTES.encode(text).ids) == text
 
 
 def test_a_decoder_that_calls_its_beginning_invalid_does_not_end_the_text() -> None:
@@ -39,19 +39,19 @@ def test_a_decoder_that_calls_its_beginning_invalid_does_not_end_the_text() -> N
     llama = Tokenizer(models.BPE(ids, [], byte_fallback=True))
     llama.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     incremental = IncrementalText(llama, [256], frozenset())
-    assert "".join(incremental.token(id, 0.0, None).text for id in (0xC3, 0xA9, 0xFF, 256)).endswith("▁so")
+    assert "".join(incremental.token([id], 0.0, None).text for id in (0xC3, 0xA9, 0xFF, 256)).endswith("▁so")
 
 
 def test_a_tokenizer_that_drops_the_first_space_of_a_text_does_not_drop_it_within() -> None:
     sentencepiece = Tokenizer(models.WordLevel({"▁The": 0, "▁cat": 1, "s": 2}))
     sentencepiece.decoder = decoders.Metaspace()
     incremental = IncrementalText(sentencepiece, [0], frozenset())
-    assert [incremental.token(id, 0.0, None).text for id in (1, 2, 1)] == [" cat", "s", " cat"]
+    assert [incremental.token([id], 0.0, None).text for id in (1, 2, 1)] == [" cat", "s", " cat"]
 
 
 def test_what_is_cut_off_within_a_character_does_not_appear() -> None:
     incremental = IncrementalText(BYTES, BYTES.encode("A").ids, frozenset([EOS]))
-    assert incremental.token(BYTES.encode("é").ids[0], 0.0, "length").text == ""
+    assert incremental.token(BYTES.encode("é").ids[:1], 0.0, "length").text == ""
 
 
 def test_a_prompt_is_never_cut(tmp_path: Path) -> None:
