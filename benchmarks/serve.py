@@ -4,7 +4,7 @@ Same weights, same machine, same run; GPT-2 small's architecture with random wei
 server has its own precision: trigen and openvino-genai int8 weights, the peers bf16.
 
     completions   prompts of 16 tokens, 64 to 100 new ones, sampled; streaming where the server can
-    questions     passages of 150 words, each new; 16 new tokens, greedy
+    questions     passages of 150 words, each new; 6 new tokens, greedy
     one passage   the same, about one passage
 
 Each server alone, with 1, 8 and 32 requests at once: every client asks again as soon as it is answered. Beside them, without HTTP,
@@ -15,21 +15,25 @@ import argparse
 import asyncio
 import os
 import shutil
+import statistics
 from pathlib import Path
 from typing import Any
 
+import psutil
+import uvloop
 from tqdm import tqdm
 
-from benchmarks.contestants import run_contestant
 from benchmarks.serving.client import Measured, put, speak_bigram
+from benchmarks.serving.in_process import Put, in_process
 from benchmarks.serving.loads import LOADS
-from benchmarks.serving.report import write
+from benchmarks.serving.report import BESIDE, write
 from benchmarks.serving.servers import PROJECT, Server, memory, running, servers
 from benchmarks.train import random_gpt2
 
 DIRECTORY = PROJECT / "runs/bench-serve"
-AT_ONCE = (1, 8, 32)
-QUESTIONS = "questions"
+AT_ONCE, ROUNDS = (1, 8, 32), 3
+CELLS = [(load, at_once) for load in LOADS for at_once in AT_ONCE if at_once == 1 or load != "one passage"]
+GENERATE = ("generate-fp32", "generate-bf16")
 
 
 def prepare(directory: Path, base_model: str) -> Path:
@@ -55,24 +59,70 @@ def prepare(directory: Path, base_model: str) -> Path:
     return directory / "llm"
 
 
-def measure(server: Server, artifact: Path, directory: Path, name: str, seconds: float, bar: "tqdm[Any]") -> dict[str, Any]:
-    """All loads, by load and requests at once; and for trigen what the bigram does while 32 wait for the LLM."""
-    results: dict[str, Any] = {load: {} for load in LOADS}
-    with running(server, directory / f"{name}.log") as (url, process):
-        for load, make in LOADS.items():
-            asks = make(artifact)  # one after the other, so that no prompt comes twice and is remembered
-            for at_once in (1,) if load == "one passage" else AT_ONCE:
-                bar.set_postfix_str(f"{name}, {load}, {at_once} at once")
-                try:
-                    measured = asyncio.run(put(url, server.speak, asks, at_once, seconds))
-                except Exception as error:  # it is told, and does not end the run
-                    tqdm.write(f"{name}, {load}, {at_once} at once: {error!r}")
-                else:
-                    results[load][at_once] = measured.summary() | {"gb": memory(process)}
-                bar.update()
-        if name == "trigen":
-            results["bigram beside 32 completions"] = asyncio.run(_beside(url, server, artifact, seconds)).summary()
-    return results
+class Comparison:
+    """The loads, put to one contestant after the other; a speed that varies by a tenth from minute to minute is told apart from theirs by
+    turns: openvino-genai and trigen take every load by turns, `ROUNDS` times.
+    """
+
+    def __init__(self, artifact: Path, directory: Path, seconds: float, bar: "tqdm[Any]") -> None:
+        self.artifact, self.directory, self.seconds, self.bar = artifact, directory, seconds, bar
+        self.results: dict[str, dict[str, Any]] = {}
+
+    def service(self, server: Server) -> None:
+        """Trigen beside the raw engine; and what the bigram does while 32 wait for the LLM."""
+        with running(server, self.directory / "trigen.log") as (url, process), in_process("raw", self.artifact) as raw:
+            put = self._over_http(server, url, process)
+            for load, at_once in CELLS:
+                rounds: dict[str, list[dict[str, float]]] = {"raw": [], "trigen": []}
+                for _ in range(ROUNDS):
+                    for name, each in (("raw", raw), ("trigen", put)):
+                        rounds[name].append(each(load, at_once, self.seconds / 2))
+                for name, summaries in rounds.items():
+                    self._note(name, load, at_once, pooled(summaries))
+            self.results["trigen"][BESIDE] = uvloop.run(_beside(url, server, self.artifact, self.seconds)).summary()
+
+    def peer(self, name: str, server: Server) -> None:
+        """Another server. What fails is told, and does not end the run."""
+        if server.missing:
+            tqdm.write(f"{name}: {server.command[0]} is not installed; left out")
+            return
+        try:
+            with running(server, self.directory / f"{name}.log") as (url, process):
+                put = self._over_http(server, url, process)
+                for load, at_once in CELLS:
+                    try:
+                        self._note(name, load, at_once, put(load, at_once, self.seconds))
+                    except Exception as error:
+                        tqdm.write(f"{name}, {load}, {at_once} at once: {error!r}")
+        except RuntimeError as error:
+            tqdm.write(f"{name}: {error}")
+
+    def generate(self, name: str) -> None:
+        """Transformers' `generate`, one question after the other."""
+        with in_process(name, self.artifact) as put:
+            self._note(name, "questions", 1, put("questions", 1, self.seconds))
+
+    def _over_http(self, server: Server, url: str, process: psutil.Process) -> Put:
+        loads = {name: make(self.artifact) for name, make in LOADS.items()}  # which go on, so that no prompt comes twice
+
+        def over_http(load: str, at_once: int, seconds: float) -> dict[str, float]:
+            measured = uvloop.run(put(url, server.speak, loads[load], at_once, seconds))
+            return measured.summary() | {"gb": memory(process)}
+
+        return over_http
+
+    def _note(self, name: str, load: str, at_once: int, measured: dict[str, float]) -> None:
+        self.results.setdefault(name, {}).setdefault(load, {})[at_once] = measured
+        self.bar.set_postfix_str(f"{name}, {load}, {at_once} at once: {measured['tokens_per_second']:,.0f} tokens/s")
+        self.bar.update()
+
+
+def pooled(rounds: list[dict[str, float]]) -> dict[str, float]:
+    """Several measures of the same as one: sums of what is counted, means of the rest."""
+    return {
+        name: sum(each[name] for each in rounds) if name in ("answers", "cut_off") else statistics.fmean(each[name] for each in rounds)
+        for name in rounds[0]
+    }
 
 
 async def _beside(url: str, server: Server, artifact: Path, seconds: float) -> Measured:
@@ -83,44 +133,25 @@ async def _beside(url: str, server: Server, artifact: Path, seconds: float) -> M
     return measured
 
 
-def in_process(engine: str, artifact: Path, load: str, at_once: int, seconds: float) -> dict[str, Any]:
-    """See `benchmarks/serving/in_process.py`."""
-    given = ("--artifact", str(artifact), "--load", load, "--at-once", str(at_once), "--seconds", str(seconds))
-    return run_contestant("benchmarks.serving.in_process", engine, *given)
-
-
-def compare(artifact: Path, contestants: dict[str, Server], directory: Path, seconds: float) -> dict[str, dict[str, Any]]:
-    """Every contestant in turn, by name."""
-    inside = [("raw", load, n) for load in LOADS for n in AT_ONCE if n == 1 or load != "one passage"]
-    inside += [(engine, load, 1) for engine in ("generate-fp32", "generate-bf16") for load in (QUESTIONS,)]
-    results: dict[str, dict[str, Any]] = {}
-    with tqdm(total=len(inside) + len(contestants) * (1 + 2 * len(AT_ONCE)), desc="serving", unit="load") as bar:
-        for engine, load, at_once in inside:
-            bar.set_postfix_str(f"{engine}, {load}, {at_once} at once")
-            results.setdefault(engine, {}).setdefault(load, {})[at_once] = in_process(engine, artifact, load, at_once, seconds)
-            bar.update()
-        for name, server in contestants.items():
-            if server.missing:
-                tqdm.write(f"{name}: {server.command[0]} is not installed; left out")
-                continue
-            try:
-                results[name] = measure(server, artifact, directory, name, seconds, bar)
-            except RuntimeError as error:  # a peer that does not start is told of, and does not end the run
-                tqdm.write(f"{name}: {error}")
-    return results
-
-
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base-model", help="a directory; GPT-2 small with random weights by default")
     parser.add_argument("--seconds", type=float, default=20, help="of each load (default: 20)")
-    parser.add_argument("--only", nargs="*", default=None, help="names of servers; all by default")
+    parser.add_argument("--only", nargs="*", default=None, help="names of peers; all by default")
     arguments = parser.parse_args()
     artifact = prepare(DIRECTORY, arguments.base_model or random_gpt2())
-    contestants = servers(artifact, DIRECTORY / "bentoml")
-    chosen = {name: server for name, server in contestants.items() if arguments.only is None or name in arguments.only}
-    print(write(DIRECTORY, compare(artifact, chosen, DIRECTORY, arguments.seconds)))
+    peers = servers(artifact, DIRECTORY / "bentoml")
+    trigen = peers.pop("trigen")
+    chosen = [name for name in peers if arguments.only is None or name in arguments.only]
+    with tqdm(total=(2 + len(chosen)) * len(CELLS) + len(GENERATE), desc="serving", unit="load") as bar:
+        comparison = Comparison(artifact, DIRECTORY, arguments.seconds, bar)
+        comparison.service(trigen)
+        for name in GENERATE:
+            comparison.generate(name)
+        for name in chosen:
+            comparison.peer(name, peers[name])
+    print(write(DIRECTORY, comparison.results))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from training.run import name_of
 def write_report(directory: Path, records: Records, configuration: dict[str, Any], metrics: dict[str, Any]) -> None:
     """Write `report.md` and its plots into `directory`."""
     train, validations = records.read("train"), records.read("validation")
-    plots = _plot(directory, train, validations) | _plot_reliability(directory, metrics["reliability"])
+    plots = _plot(directory, train, validations) | plot_reliability(directory, metrics["reliability"])
     (directory / "report.md").write_text(
         "\n\n".join(
             [
@@ -115,7 +115,7 @@ def _plot(directory: Path, train: list[dict[str, Any]], validations: list[dict[s
     return titles
 
 
-def _plot_reliability(directory: Path, bins: list[dict[str, float]]) -> dict[str, str]:
+def plot_reliability(directory: Path, bins: list[dict[str, float]]) -> dict[str, str]:
     """Draw the share of exact answers by score; returns the title by file name."""
     figure, axes = plt.subplots(figsize=(4.2, 4.2), layout="constrained")
     axes.plot([0, 1], [0, 1], color="grey", linestyle="--", label="a probability")

@@ -47,6 +47,7 @@ class Measured:
     def summary(self) -> dict[str, float]:
         """Tokens and answers a second; seconds to the first token and to the last (p50, p99); the slowest rate over the fastest.
 
+        The rates are those of requests that began when all clients had long been asking: the very first find an idle server.
         Of a server that streams, what was cut off counts with as many tokens an event as the others had. One that answers when all is
         there is measured up to its last answer.
         """
@@ -58,7 +59,9 @@ class Measured:
             seconds = max(outcome.ended or 0.0 for outcome in done) - min(outcome.began for outcome in self.outcomes)
         whole = [outcome.ended - outcome.began for outcome in done if outcome.ended]
         first = [outcome.first - outcome.began for outcome in self.outcomes if outcome.first]
-        rates = [outcome.tokens / took for outcome, took in zip(done, whole, strict=True)]
+        busy = min((outcome.ended for outcome in done if outcome.ended), default=0.0)
+        steady = [outcome for outcome in done if outcome.began > busy] or done
+        rates = [outcome.tokens / (outcome.ended - outcome.began) for outcome in steady if outcome.ended]
         return {
             "tokens_per_second": (tokens + cut_off * (tokens / events if events else 1)) / seconds,
             "answers": len(done),

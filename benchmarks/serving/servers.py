@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.serving.client import Speaker, openai_speaker, speak_litserve, speak_trigen
-from benchmarks.serving.loads import SAMPLING
+from benchmarks.serving.loads import ANSWER_TOKENS, SAMPLING
 from benchmarks.serving.process import served
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -52,7 +52,7 @@ def servers(artifact: Path, home: Path) -> dict[str, Server]:
             {
                 "BENTOML_HOME": str(home),
                 "TRIGEN_ENGINE": "openvino",
-                "TRIGEN_ANSWER_LENGTH": "16",
+                "TRIGEN_ANSWER_LENGTH": str(ANSWER_TOKENS),
                 "PATH": f"{here}{os.pathsep}{os.environ['PATH']}",
             },
         ),

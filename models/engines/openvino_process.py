@@ -36,11 +36,11 @@ def load_pipeline(directory: Path, config: OpenVINOConfig) -> genai.ContinuousBa
     scheduler.cache_size = config.cache_gb
     scheduler.enable_prefix_caching = config.prefix_caching
     scheduler.max_num_batched_tokens = config.step_tokens
-    properties = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": str(_activation_group(directory))} | dict(config.properties)
+    properties = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": str(activation_group(directory))} | dict(config.properties)
     return genai.ContinuousBatchingPipeline(directory / "openvino", scheduler, "CPU", properties, {})
 
 
-def _activation_group(directory: Path) -> int:
+def activation_group(directory: Path) -> int:
     """The widest group that all matrix products of a model can have."""
     config = json.loads((directory / "config.json").read_text())
     width = config.get("hidden_size") or config["n_embd"]

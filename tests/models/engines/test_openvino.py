@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import json
 import logging
+import math
 import multiprocessing
 import os
 import shutil
@@ -15,8 +17,8 @@ from models.base import SamplingParams, Token
 from models.engines import EngineStopped, load_engine
 from models.engines.openvino import OpenVINOEngine
 from models.engines.openvino_messages import EXACT, Add, Cancel, Failure, Ready, Report
-from models.engines.openvino_process import Batch, main
-from tests.models.engines.conftest import build, collect
+from models.engines.openvino_process import Batch, activation_group, main
+from tests.models.engines.conftest import build, collect, text_of
 from training.export import export_openvino
 
 
@@ -84,6 +86,37 @@ def test_a_failing_step_is_told_to_the_service(artifact: Path, monkeypatch: pyte
 def test_a_request_that_leaves_before_its_first_step_costs_none(artifact: Path) -> None:
     answers = converse(artifact, Add(0, [1], SamplingParams(4), frozenset()), Cancel(0), None)
     assert answers == [Ready()]
+
+
+def test_tokens_are_handed_out_together_when_nobody_looks_for_each(artifact: Path) -> None:
+    def generate(engine: OpenVINOEngine, interval: float, *stop: str) -> list[Token]:
+        return asyncio.run(collect(engine.stream("The", SamplingParams(200, seed=3, interval=interval, stop=stop, logprobs=True))))
+
+    with contextlib.closing(OpenVINOEngine(artifact, EXACT)) as engine:
+        each = generate(engine, 0)
+        (whole,) = generate(engine, math.inf)
+        some = generate(engine, 0.02)
+        assert len(generate(engine, math.inf, "no such text")) == len(each)
+    assert {token.count for token in each} == {1}
+    assert (some[0].count, len(some) < len(each)) == (1, True)
+    for pieces in ([whole], some):
+        assert text_of(pieces) == text_of(each)
+        assert sum(piece.count for piece in pieces) == len(each)
+        assert sum(piece.logprob or 0 for piece in pieces) == pytest.approx(sum(token.logprob or 0 for token in each), abs=1e-3)
+        assert pieces[-1].finish_reason == each[-1].finish_reason
+
+
+@pytest.mark.parametrize(
+    ("config", "width"),
+    [
+        ({"n_embd": 768}, 768),
+        ({"n_embd": 64, "n_inner": 96}, 32),
+        ({"hidden_size": 576, "intermediate_size": 1536}, 192),
+    ],
+)
+def test_a_group_of_activations_divides_every_width_of_the_model(config: dict[str, int], width: int, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert activation_group(tmp_path) == width
 
 
 def test_int8_is_the_same_model_within_its_rounding(artifact: Path, tmp_path: Path) -> None:
