@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from models.base import PromptTooLong, SamplingParams, Token
+from models.base import SamplingParams, Token
 from models.engines import EngineStopped
 from models.engines.openvino_messages import Add, Cancel, Failure, OpenVINOConfig, Ready, Report
 from models.engines.text import IncrementalText, ModelLimits, load_tokenizer
@@ -134,13 +134,13 @@ class OpenVINOEngine:
             pass  # the process has ended: `_listen` tells those who wait
 
     def _add(self, id: int, request: _Waiting) -> None:
-        ids = self._tokenizer.encode(request.prompt).ids
         try:
+            ids = self._tokenizer.encode(request.prompt).ids
             self._limits.check(len(ids), request.params.length)
-        except PromptTooLong as error:
+            request.text = IncrementalText(self._tokenizer, ids, self._limits.eos)
+        except Exception as error:  # `PromptTooLong`, or a text that is none: no other request is concerned
             self._deliver([(id, error)])
             return
-        request.text = IncrementalText(self._tokenizer, ids, self._limits.eos)
         self._connection.send(Add(id, ids, request.params, self._limits.eos))
 
     def _listen(self) -> None:

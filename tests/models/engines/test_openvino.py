@@ -106,6 +106,13 @@ def test_tokens_are_handed_out_together_when_nobody_looks_for_each(artifact: Pat
         assert pieces[-1].finish_reason == each[-1].finish_reason
 
 
+def test_a_prompt_that_is_no_text_fails_alone(artifact: Path) -> None:
+    with contextlib.closing(OpenVINOEngine(artifact, EXACT)) as engine:
+        with pytest.raises(TypeError, match="must be str"):
+            asyncio.run(collect(engine.stream("half a character: \ud83d", SamplingParams(4))))
+        assert len(asyncio.run(collect(engine.stream("The", SamplingParams(4))))) == 4
+
+
 @pytest.mark.parametrize(
     ("config", "width"),
     [
