@@ -38,7 +38,7 @@ class Trigen:
     def __init__(self) -> None:
         self.bigram = Bigram.load(Path(self.bigram_model.path))
         self.rnn = LSTM.load(Path(self.rnn_model.path))
-        self.llm = LLM.load(Path(self.llm_model.path), settings().engine)
+        self.llm = LLM.load(Path(self.llm_model.path), settings().engine, reproducible=settings().reproducible)
 
     @bentoml.on_deployment
     @staticmethod

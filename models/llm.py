@@ -70,10 +70,11 @@ class LLM:
         self.engine, self.document_start, self.prompt_order = engine, document_start, prompt_order
 
     @classmethod
-    def load(cls, directory: Path, engine: str = "auto") -> "LLM":
-        """Load an artifact of the store; `engine` is one of `models.engines.load_engine`."""
+    def load(cls, directory: Path, engine: str = "auto", *, reproducible: bool = False) -> "LLM":
+        """Load an artifact of the store; `engine` and `reproducible` are those of `models.engines.load_engine`."""
         settings = json.loads((directory / SETTINGS).read_text())
-        return cls(load_engine(directory, engine), settings["document_start"], settings.get("prompt_order", "context-first"))
+        running = load_engine(directory, engine, reproducible=reproducible)
+        return cls(running, settings["document_start"], settings.get("prompt_order", "context-first"))
 
     def stream(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
         """Continue `prompt` as the beginning of a text: see `TextModel.stream`."""

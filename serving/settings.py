@@ -18,6 +18,9 @@ class Settings(BaseSettings):
 
     engine: Literal["auto", "openvino", "transformers"] = "auto"
     """What runs the LLM; auto takes transformers where there is a CUDA device, else openvino."""
+    reproducible: bool = False
+    """The CPU engine computes in fp32 throughout: the LLM too gives the same text for the same seed whatever else it is asked, but is
+    slower."""
     max_body_bytes: int = Field(default=1_000_000, ge=1)
     """A larger request body is refused with 413."""
     timeout_seconds: int = Field(default=60, ge=1, le=MAX_TIMEOUT_SECONDS)

@@ -97,6 +97,6 @@ def serve(trained: Trained, log: Path, **environment: str) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def server(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for all tests that need no settings of their own."""
-    with serve(trained, tmp_path_factory.mktemp("server") / "log") as running:
+    """One server for all tests that need no settings of their own, which compare texts."""
+    with serve(trained, tmp_path_factory.mktemp("server") / "log", TRIGEN_REPRODUCIBLE="true") as running:
         yield running

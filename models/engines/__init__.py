@@ -45,20 +45,24 @@ class EngineStopped(RuntimeError):
     """The engine was closed or has failed; it takes no more requests."""
 
 
-def load_engine(directory: Path, name: str = "auto") -> Engine:
-    """The engine for an LLM's artifact.
+def load_engine(directory: Path, name: str = "auto", *, reproducible: bool = False) -> Engine:
+    """The engine for an LLM's artifact; `reproducible` makes the CPU engine compute so that a seed's text is the same in any company.
 
     `name` is `openvino`, `transformers`, or `auto`: transformers where there is a CUDA device, else openvino. The two
-    are imported only when chosen: neither must be installed to use the other.
+    are imported only when chosen: neither must be installed to use the other. Raises ValueError for another name, and where
+    the transformers engine is asked to be reproducible.
     """
     if name == "transformers" or (name == "auto" and _has_cuda()):
+        if reproducible:
+            raise ValueError("the transformers engine promises no reproducible texts: take openvino")
         from models.engines.transformers import TransformersEngine
 
         return TransformersEngine(directory)
     if name in ("auto", "openvino"):
         from models.engines.openvino import OpenVINOEngine
+        from models.engines.openvino_messages import EXACT, OpenVINOConfig
 
-        return OpenVINOEngine(directory)
+        return OpenVINOEngine(directory, EXACT if reproducible else OpenVINOConfig())
     raise ValueError(f"unknown engine {name!r}: use auto, openvino or transformers")
 
 
