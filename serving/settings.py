@@ -5,7 +5,7 @@ import importlib.util
 from typing import Literal
 
 from bentoml.exceptions import BentoMLConfigException
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MAX_TIMEOUT_SECONDS = 3600
@@ -30,6 +30,14 @@ class Settings(BaseSettings):
     each token by itself, and costs the processor that also generates less. 0 sends each token by itself."""
     answer_length: int = Field(default=64, ge=1, le=512)
     """Tokens of an answer of `/answer_question` at most."""
+
+    @field_validator("reproducible")
+    @classmethod
+    def within_reach(cls, reproducible: bool, info: ValidationInfo) -> bool:
+        """Refuse what the engine that was asked for cannot do."""
+        if reproducible and info.data.get("engine") == "transformers":
+            raise ValueError("only the CPU engine is: take TRIGEN_ENGINE=openvino")
+        return reproducible
 
     @field_validator("engine")
     @classmethod

@@ -160,6 +160,8 @@ def test_a_missing_model_stops_the_start_with_one_line(tmp_path: Path) -> None:
 
 def test_a_wrong_setting_stops_the_start_with_one_line(trained: Trained) -> None:
     assert "TRIGEN_ENGINE: Input should be 'auto', 'openvino' or 'transformers'" in refused_start(trained.home, TRIGEN_ENGINE="tpu")
+    said = refused_start(trained.home, TRIGEN_ENGINE="transformers", TRIGEN_REPRODUCIBLE="true")
+    assert "TRIGEN_REPRODUCIBLE: Value error, only the CPU engine is: take TRIGEN_ENGINE=openvino" in said
     assert "TRIGEN_MAX_BODY_BYTES: " in refused_start(trained.home, TRIGEN_MAX_BODY_BYTES="1 MB")
 
 

@@ -48,11 +48,11 @@ class EngineStopped(RuntimeError):
 def load_engine(directory: Path, name: str = "auto", *, reproducible: bool = False) -> Engine:
     """The engine for an LLM's artifact; `reproducible` makes the CPU engine compute so that a seed's text is the same in any company.
 
-    `name` is `openvino`, `transformers`, or `auto`: transformers where there is a CUDA device, else openvino. The two
-    are imported only when chosen: neither must be installed to use the other. Raises ValueError for another name, and where
-    the transformers engine is asked to be reproducible.
+    `name` is `openvino`, `transformers`, or `auto`: transformers where there is a CUDA device and nothing need be reproducible, else
+    openvino. The two are imported only when chosen: neither must be installed to use the other. Raises ValueError for another name,
+    and where the transformers engine is asked to be reproducible.
     """
-    if name == "transformers" or (name == "auto" and _has_cuda()):
+    if name == "transformers" or (name == "auto" and not reproducible and _has_cuda()):
         if reproducible:
             raise ValueError("the transformers engine promises no reproducible texts: take openvino")
         from models.engines.transformers import TransformersEngine

@@ -176,5 +176,10 @@ def test_the_default_engine_is_that_of_the_device(artifact: Path, monkeypatch: p
     engine = load_engine(artifact)
     assert isinstance(engine, TransformersEngine)
     engine.close()
+    engine = load_engine(artifact, reproducible=True)
+    assert isinstance(engine, OpenVINOEngine)
+    engine.close()
+    with pytest.raises(ValueError, match="take openvino"):
+        load_engine(artifact, "transformers", reproducible=True)
     with pytest.raises(ValueError, match="use auto, openvino or transformers"):
         load_engine(artifact, "tensorrt")
