@@ -45,7 +45,7 @@ VARIANTS = {
     "activations in int8 by groups of 32": properties(DYNAMIC_QUANTIZATION_GROUP_SIZE="32"),
     "activations not in int8": properties(DYNAMIC_QUANTIZATION_GROUP_SIZE="0"),
     "arithmetic in f32": properties(INFERENCE_PRECISION_HINT="f32"),
-    "reproducible: all in f32": Variant(EXACT),
+    "all in f32": Variant(EXACT),
     "cache in bf16": properties(KV_CACHE_PRECISION="bf16"),
     "cache in f32": properties(KV_CACHE_PRECISION="f32"),
     "one thread": properties(INFERENCE_NUM_THREADS="1"),

@@ -19,8 +19,8 @@ class Settings(BaseSettings):
     engine: Literal["auto", "openvino", "transformers"] = "auto"
     """What runs the LLM; auto takes transformers where there is a CUDA device, else openvino."""
     reproducible: bool = False
-    """The CPU engine computes in fp32 throughout: the LLM too gives the same text for the same seed whatever else it is asked, but is
-    slower."""
+    """The CPU engine computes one request after the other: the LLM too gives the same text for the same seed whatever else it is asked,
+    but many wait for each other."""
     max_body_bytes: int = Field(default=1_000_000, ge=1)
     """A larger request body is refused with 413."""
     timeout_seconds: int = Field(default=60, ge=1, le=MAX_TIMEOUT_SECONDS)

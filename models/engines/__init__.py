@@ -60,9 +60,9 @@ def load_engine(directory: Path, name: str = "auto", *, reproducible: bool = Fal
         return TransformersEngine(directory)
     if name in ("auto", "openvino"):
         from models.engines.openvino import OpenVINOEngine
-        from models.engines.openvino_messages import EXACT, OpenVINOConfig
+        from models.engines.openvino_messages import REPRODUCIBLE, OpenVINOConfig
 
-        return OpenVINOEngine(directory, EXACT if reproducible else OpenVINOConfig())
+        return OpenVINOEngine(directory, REPRODUCIBLE if reproducible else OpenVINOConfig())
     raise ValueError(f"unknown engine {name!r}: use auto, openvino or transformers")
 
 

@@ -15,6 +15,8 @@ class OpenVINOConfig:
     """Many questions on one passage read it once."""
     step_tokens: int = 256
     """Tokens of a step at most: a long prompt is read in pieces, between which the others go on."""
+    one_at_a_time: bool = False
+    """Requests wait for each other, in the order in which they came, and a prompt is read in one step."""
     properties: tuple[tuple[str, str], ...] = ()
     """Of OpenVINO's CPU plugin, by name; what is not given it chooses by itself: bf16 arithmetic where the processor has it."""
 
@@ -22,8 +24,11 @@ class OpenVINOConfig:
 EXACT = OpenVINOConfig(
     properties=(("INFERENCE_PRECISION_HINT", "f32"), ("KV_CACHE_PRECISION", "f32"), ("DYNAMIC_QUANTIZATION_GROUP_SIZE", "0"))
 )
-"""Arithmetic, cache and activations in fp32: what the reference gives. Elsewhere a difference of one bit, which another batch makes or a
-prompt that was read in another one, is rounded up to one that changes a text (`benchmarks/reproducibility.py`); all three are needed.
+"""Arithmetic, cache and activations in fp32: what the reference gives."""
+
+REPRODUCIBLE = OpenVINOConfig(one_at_a_time=True, prefix_caching=False)
+"""Each request is computed as if there were no other: neither a batch nor a cache that another one filled changes how its numbers are
+rounded. No precision promises that (`benchmarks/reproducibility.py`).
 """
 
 

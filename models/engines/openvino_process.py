@@ -24,6 +24,7 @@ from openvino_genai.py_openvino_genai import GenerationHandle
 
 from models.base import FinishReason, SamplingParams
 from models.engines.openvino_messages import Add, Cancel, Failure, Generated, OpenVINOConfig, Ready, Report
+from models.engines.text import ModelLimits
 
 
 def load_pipeline(directory: Path, config: OpenVINOConfig) -> genai.ContinuousBatchingPipeline:
@@ -36,6 +37,9 @@ def load_pipeline(directory: Path, config: OpenVINOConfig) -> genai.ContinuousBa
     scheduler.cache_size = config.cache_gb
     scheduler.enable_prefix_caching = config.prefix_caching
     scheduler.max_num_batched_tokens = config.step_tokens
+    if config.one_at_a_time:  # with split prompts, openvino-genai 2026.4 does not look at max_num_seqs
+        scheduler.dynamic_split_fuse, scheduler.max_num_seqs = False, 1
+        scheduler.max_num_batched_tokens = ModelLimits(directory).context_length
     properties = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": str(activation_group(directory))} | dict(config.properties)
     return genai.ContinuousBatchingPipeline(directory / "openvino", scheduler, "CPU", properties, {})
 

@@ -16,7 +16,7 @@ import pytest
 from models.base import SamplingParams, Token
 from models.engines import EngineStopped, load_engine
 from models.engines.openvino import OpenVINOEngine
-from models.engines.openvino_messages import EXACT, Add, Cancel, Failure, Ready, Report
+from models.engines.openvino_messages import EXACT, REPRODUCIBLE, Add, Cancel, Failure, Ready, Report
 from models.engines.openvino_process import Batch, activation_group, main
 from tests.models.engines.conftest import build, collect, text_of
 from training.export import export_openvino
@@ -86,6 +86,19 @@ def test_a_failing_step_is_told_to_the_service(artifact: Path, monkeypatch: pyte
 def test_a_request_that_leaves_before_its_first_step_costs_none(artifact: Path) -> None:
     answers = converse(artifact, Add(0, [1], SamplingParams(4), frozenset()), Cancel(0), None)
     assert answers == [Ready()]
+
+
+def test_reproducible_requests_have_no_company(artifact: Path) -> None:
+    wanted = [("The" * number, SamplingParams(20, temperature=2, seed=number)) for number in range(1, 9)]
+
+    async def together(engine: OpenVINOEngine) -> list[list[Token]]:
+        return await asyncio.gather(*(collect(engine.stream(*each)) for each in wanted))
+
+    with contextlib.closing(OpenVINOEngine(artifact, REPRODUCIBLE)) as engine:
+        alone = [asyncio.run(collect(engine.stream(*each))) for each in wanted]
+        before = engine.steps
+        assert asyncio.run(together(engine)) == alone
+        assert engine.steps - before == sum(map(len, alone))
 
 
 def test_tokens_are_handed_out_together_when_nobody_looks_for_each(artifact: Path) -> None:
