@@ -31,7 +31,8 @@ from benchmarks.serving.servers import PROJECT, Server, memory, running, servers
 from benchmarks.train import random_gpt2
 
 DIRECTORY = PROJECT / "runs/bench-serve"
-AT_ONCE, ROUNDS = (1, 8, 32), 3
+AT_ONCE = (1, 8, 32)
+ROUNDS = {"completions": 8, "questions": 2, "one passage": 2}
 CELLS = [(load, at_once) for load in LOADS for at_once in AT_ONCE if at_once == 1 or load != "one passage"]
 GENERATE = ("generate-fp32", "generate-bf16")
 
@@ -61,7 +62,7 @@ def prepare(directory: Path, base_model: str) -> Path:
 
 class Comparison:
     """The loads, put to one contestant after the other; a speed that varies by a tenth from minute to minute is told apart from theirs by
-    turns: openvino-genai and trigen take every load by turns, `ROUNDS` times.
+    turns: openvino-genai and trigen take every load by turns, `ROUNDS` times, each as often the first as the other.
     """
 
     def __init__(self, artifact: Path, directory: Path, seconds: float, bar: "tqdm[Any]") -> None:
@@ -74,8 +75,9 @@ class Comparison:
             put = self._over_http(server, url, process)
             for load, at_once in CELLS:
                 rounds: dict[str, list[dict[str, float]]] = {"raw": [], "trigen": []}
-                for _ in range(ROUNDS):
-                    for name, each in (("raw", raw), ("trigen", put)):
+                turn = [("raw", raw), ("trigen", put)]
+                for number in range(ROUNDS[load]):
+                    for name, each in turn if number % 2 else turn[::-1]:
                         rounds[name].append(each(load, at_once, self.seconds / 2))
                 for name, summaries in rounds.items():
                     self._note(name, load, at_once, pooled(summaries))

@@ -74,7 +74,8 @@ class _Request:
 
     handle: GenerationHandle
     interval: float
-    told: float
+    told: float | None
+    """When it was last told of; None: the first token is told of at once."""
     ids: list[int] = field(default_factory=list)
     logprob: float = 0.0
     finish_reason: FinishReason | None = None
@@ -91,8 +92,12 @@ class _Request:
             raise RuntimeError(f"openvino-genai gave the request up ({status.name}): the key-value cache may be full")
 
     def due(self, now: float, pace: float) -> bool:
-        """Whether it has ended, or `pace` of its interval is over."""
-        return bool(self.ids) and (self.finish_reason is not None or now - self.told >= pace * self.interval)
+        """Whether it has something to tell that does not wait: its first token, its end, and what is there at every `pace`-th interval of
+        the clock, at which all of the same interval are told of together: one message wakes the service once.
+        """
+        if not self.ids or self.finish_reason or self.told is None or not self.interval:
+            return bool(self.ids)
+        return now // (pace * self.interval) > self.told // (pace * self.interval)
 
     def tell(self, id: int, now: float) -> Generated:
         """What it has generated, which begins anew."""
@@ -125,7 +130,7 @@ class Batch:
         params = request.params
         handle = self._pipeline.add_request(request.id, ov.Tensor(np.array([request.prompt])), generation_config(params, request.eos))
         interval = 0.0 if params.stop else params.interval
-        self._requests[request.id] = _Request(handle, interval, told=math.inf if math.isinf(interval) else -math.inf)
+        self._requests[request.id] = _Request(handle, interval, told=0.0 if math.isinf(interval) else None)
 
     def cancel(self, id: int) -> None:
         """Drop a request at the next step, unless it has ended."""
@@ -144,9 +149,8 @@ class Batch:
                 self.cancel(id)
                 failures.append((id, str(error)))
         now, pace = time.monotonic(), max(1.0, len(self._requests) / UNHURRIED)
-        if failures or len(self._requests) != self._told or any(request.due(now, pace) for request in self._requests.values()):
-            # Those that are nearly due go along: one message for many.
-            generated = [request.tell(id, now) for id, request in self._requests.items() if request.due(now, 0.8 * pace)]
+        generated = [request.tell(id, now) for id, request in self._requests.items() if request.due(now, pace)]
+        if generated or failures or len(self._requests) != self._told:
             for id, _, _, finish_reason in generated:
                 if finish_reason:
                     del self._requests[id]
