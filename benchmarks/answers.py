@@ -8,14 +8,13 @@ Prints EM and F1 of both and their difference, and the calibration error; draws 
 
 import argparse
 import asyncio
-import math
 import statistics
 from contextlib import closing
 from pathlib import Path
 
 from models.llm import LLM, Answer
 from training.data import draw, load_splits
-from training.evaluation import ask, calibration_error, reliability
+from training.evaluation import ask, calibration_error, f1_cost, reliability
 from training.report import plot_reliability, table
 
 DIRECTORY = Path("runs/answers")
@@ -40,15 +39,14 @@ def main() -> None:
         for engine in ENGINES
     ]
     ours, theirs = (matches[engine] for engine in ENGINES)
-    costs = [other["f1"] - one["f1"] for one, other in zip(ours, theirs, strict=True)]
+    cost, error = f1_cost(ours, theirs)
     equal = statistics.fmean(one.answer == other.answer for one, other in zip(*(answers[engine] for engine in ENGINES), strict=True))
     bins = reliability([answer.score for answer in answers["openvino"]], [match["exact_match"] / 100 for match in ours])
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     plot_reliability(DIRECTORY, bins)
     page = [
         table(("engine", "EM", "F1"), lines),
-        f"openvino's F1 is lower by {statistics.fmean(costs):.2f} ± {statistics.pstdev(costs) / math.sqrt(len(costs)):.2f} points "
-        f"on {len(costs)} questions; {equal:.1%} of the answers are the same.",
+        f"openvino's F1 is lower by {cost:.2f} ± {error:.2f} points on {len(rows)} questions; {equal:.1%} of the answers are the same.",
         f"The scores are {calibration_error(bins):.1%} from the share of exact answers on average (calibration error).",
         table(("score", "exact", "answers"), [(f"{bin['score']:.2f}", f"{bin['correct']:.2f}", f"{bin['answers']}") for bin in bins]),
     ]

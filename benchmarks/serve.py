@@ -16,6 +16,7 @@ import asyncio
 import os
 import shutil
 import statistics
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,9 @@ from benchmarks.train import random_gpt2
 
 DIRECTORY = PROJECT / "runs/bench-serve"
 AT_ONCE = (1, 8, 32)
-ROUNDS = {"completions": 8, "questions": 2, "one passage": 2}
+ROUNDS = {"completions": 10, "questions": 4, "one passage": 4}
+TURN_SECONDS = 0.375
+"""Of the seconds of a load, what a turn takes."""
 CELLS = [(load, at_once) for load in LOADS for at_once in AT_ONCE if at_once == 1 or load != "one passage"]
 GENERATE = ("generate-fp32", "generate-bf16")
 
@@ -62,7 +65,8 @@ def prepare(directory: Path, base_model: str) -> Path:
 
 class Comparison:
     """The loads, put to one contestant after the other; a speed that varies by a tenth from minute to minute is told apart from theirs by
-    turns: openvino-genai and trigen take every load by turns, `ROUNDS` times, each as often the first as the other.
+    turns: openvino-genai and trigen take every load by turns, `ROUNDS` times, each as often the first as the other, and
+    transformers' `generate` joins them where questions come one at a time.
     """
 
     def __init__(self, artifact: Path, directory: Path, seconds: float, bar: "tqdm[Any]") -> None:
@@ -70,15 +74,17 @@ class Comparison:
         self.results: dict[str, dict[str, Any]] = {}
 
     def service(self, server: Server) -> None:
-        """Trigen beside the raw engine; and what the bigram does while 32 wait for the LLM."""
-        with running(server, self.directory / "trigen.log") as (url, process), in_process("raw", self.artifact) as raw:
-            put = self._over_http(server, url, process)
+        """Trigen beside what runs in process; and what the bigram does while 32 wait for the LLM."""
+        with ExitStack() as stack:
+            url, process = stack.enter_context(running(server, self.directory / "trigen.log"))
+            raw, *generate = (stack.enter_context(in_process(name, self.artifact)) for name in ("raw", *GENERATE))
+            pair = [("raw", raw), ("trigen", self._over_http(server, url, process))]
             for load, at_once in CELLS:
-                rounds: dict[str, list[dict[str, float]]] = {"raw": [], "trigen": []}
-                turn = [("raw", raw), ("trigen", put)]
+                turn = pair + (list(zip(GENERATE, generate, strict=True)) if (load, at_once) == ("questions", 1) else [])
+                rounds: dict[str, list[dict[str, float]]] = {name: [] for name, _ in turn}
                 for number in range(ROUNDS[load]):
                     for name, each in turn if number % 2 else turn[::-1]:
-                        rounds[name].append(each(load, at_once, self.seconds / 2))
+                        rounds[name].append(each(load, at_once, TURN_SECONDS * self.seconds))
                 for name, summaries in rounds.items():
                     self._note(name, load, at_once, pooled(summaries))
             self.results["trigen"][BESIDE] = uvloop.run(_beside(url, server, self.artifact, self.seconds)).summary()
@@ -98,11 +104,6 @@ class Comparison:
                         tqdm.write(f"{name}, {load}, {at_once} at once: {error!r}")
         except RuntimeError as error:
             tqdm.write(f"{name}: {error}")
-
-    def generate(self, name: str) -> None:
-        """Transformers' `generate`, one question after the other."""
-        with in_process(name, self.artifact) as put:
-            self._note(name, "questions", 1, put("questions", 1, self.seconds))
 
     def _over_http(self, server: Server, url: str, process: psutil.Process) -> Put:
         loads = {name: make(self.artifact) for name, make in LOADS.items()}  # which go on, so that no prompt comes twice
@@ -149,8 +150,6 @@ def main() -> None:
     with tqdm(total=(2 + len(chosen)) * len(CELLS) + len(GENERATE), desc="serving", unit="load") as bar:
         comparison = Comparison(artifact, DIRECTORY, arguments.seconds, bar)
         comparison.service(trigen)
-        for name in GENERATE:
-            comparison.generate(name)
         for name in chosen:
             comparison.peer(name, peers[name])
     print(write(DIRECTORY, comparison.results))

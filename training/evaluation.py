@@ -1,6 +1,7 @@
 """What the fine-tuned LLM answers, asked as the service asks it: the same engine, weights and template."""
 
 import asyncio
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -65,6 +66,12 @@ def _match(answer: Answer, references: list[str]) -> dict[str, float]:
     """EM and F1 of one answer, in percent."""
     target: Any = {"id": "", "answers": {"text": references, "answer_start": [0] * len(references)}}
     return {name: float(value) for name, value in squad({"id": "", "prediction_text": answer.answer}, target).items()}
+
+
+def f1_cost(ours: Sequence[dict[str, float]], theirs: Sequence[dict[str, float]]) -> tuple[float, float]:
+    """By how many points our F1 is lower than theirs, of the same questions in the same order, and the standard error of that."""
+    costs = [other["f1"] - one["f1"] for one, other in zip(ours, theirs, strict=True)]
+    return statistics.fmean(costs), statistics.pstdev(costs) / math.sqrt(len(costs))
 
 
 def reliability(scores: Sequence[float], correct: Sequence[float], bins: int = 10) -> list[dict[str, float]]:

@@ -1,9 +1,7 @@
 """Whether the CPU engine gets int8 weights: what they cost in answers is measured for each model, not assumed."""
 
 import asyncio
-import math
 import shutil
-import statistics
 import tempfile
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 from datasets import Dataset
 
 from models.llm import LLM
-from training.evaluation import ask
+from training.evaluation import ask, f1_cost
 from training.export import Weights, export_openvino
 
 QUESTIONS = 500
@@ -29,8 +27,7 @@ def choose_weights(directory: Path, rows: Dataset, limit: float | None) -> dict[
         exact = Path(scratch)
         copy_with(directory, exact, "fp16")
         ours, theirs = (_matches(each, rows) for each in (directory, exact))
-        costs = [other["f1"] - one["f1"] for one, other in zip(ours, theirs, strict=True)]
-        cost, error = statistics.fmean(costs), statistics.pstdev(costs) / math.sqrt(len(costs))
+        cost, error = f1_cost(ours, theirs)
         keep = limit is None or cost - error <= limit
         if not keep:
             shutil.rmtree(directory / "openvino")

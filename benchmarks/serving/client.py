@@ -48,12 +48,13 @@ class Measured:
         """Tokens and answers a second; seconds to the first token and to the last (p50, p99); the slowest rate over the fastest.
 
         The rates are those of requests that began when all clients had long been asking: the very first find an idle server.
-        Of a server that streams, what was cut off counts with as many tokens an event as the others had. One that answers when all is
-        there is measured up to its last answer.
+        Of a server that streams, what was cut off counts too: a first event with one token, and then as many an event as the others had
+        between theirs and their last, which holds half as many. A server that answers when all is there is measured up to its last answer.
         """
         done = [outcome for outcome in self.outcomes if outcome.ended]
         tokens, events = sum(outcome.tokens for outcome in done), sum(outcome.events for outcome in done)
-        cut_off = sum(outcome.events for outcome in self.outcomes) - events
+        cut_off = [outcome for outcome in self.outcomes if outcome.events and not outcome.ended]
+        each = (tokens - len(done)) / (events - 1.5 * len(done)) if events > 2 * len(done) else 1.0
         seconds = self.seconds
         if done and not cut_off:
             seconds = max(outcome.ended or 0.0 for outcome in done) - min(outcome.began for outcome in self.outcomes)
@@ -63,7 +64,7 @@ class Measured:
         steady = [outcome for outcome in done if outcome.began > busy] or done
         rates = [outcome.tokens / (outcome.ended - outcome.began) for outcome in steady if outcome.ended]
         return {
-            "tokens_per_second": (tokens + cut_off * (tokens / events if events else 1)) / seconds,
+            "tokens_per_second": (tokens + sum(outcome.tokens or 1 + (outcome.events - 1) * each for outcome in cut_off)) / seconds,
             "answers": len(done),
             "cut_off": len(self.outcomes) - len(done),
             **{f"first_token_p{share}": quantile(first, share) for share in (50, 99)},
