@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.contestants import run_contestant
-from models.engines.openvino_messages import EXACT, OpenVINOConfig
+from models.engines.openvino_messages import EXACT, REPRODUCIBLE, OpenVINOConfig
 
 AT_ONCE = (1, 8, 32)
 CONTEXTS = 40
@@ -46,6 +46,7 @@ VARIANTS = {
     "activations not in int8": properties(DYNAMIC_QUANTIZATION_GROUP_SIZE="0"),
     "arithmetic in f32": properties(INFERENCE_PRECISION_HINT="f32"),
     "all in f32": Variant(EXACT),
+    "one at a time": Variant(REPRODUCIBLE),
     "cache in bf16": properties(KV_CACHE_PRECISION="bf16"),
     "cache in f32": properties(KV_CACHE_PRECISION="f32"),
     "one thread": properties(INFERENCE_NUM_THREADS="1"),

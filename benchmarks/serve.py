@@ -1,4 +1,4 @@
-"""The service against what one would take instead, over HTTP: `make bench-serve` (30 minutes at most).
+"""The service against what one would take instead, over HTTP: `make bench-serve`, about 25 minutes.
 
 Same weights, same machine, same run; GPT-2 small's architecture with random weights, which end no text, so that all write as much. Each
 server has its own precision: trigen and openvino-genai int8 weights, the peers bf16.
@@ -27,8 +27,9 @@ from tqdm import tqdm
 from benchmarks.serving.client import Measured, put, speak_bigram
 from benchmarks.serving.in_process import Put, in_process
 from benchmarks.serving.loads import LOADS
+from benchmarks.serving.process import PROJECT
 from benchmarks.serving.report import BESIDE, write
-from benchmarks.serving.servers import PROJECT, Server, memory, running, servers
+from benchmarks.serving.servers import Server, memory, running, servers
 from benchmarks.train import random_gpt2
 
 DIRECTORY = PROJECT / "runs/bench-serve"

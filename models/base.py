@@ -22,7 +22,7 @@ class SamplingParams:
     """Sample among the most probable tokens that together reach this probability (nucleus sampling,
     https://arxiv.org/abs/1904.09751); 1 does not restrict."""
     seed: int = 0
-    """Seeds this request's own random generator: same seed, parameters and model, same text."""
+    """Seeds this request's own random generator: same seed, parameters and model, same text (the LLM: see `docs/serving.md`)."""
     stop: tuple[str, ...] = ()
     """Generation ends before the first of these strings, which is not part of the text."""
     interval: float = 0.0

@@ -56,7 +56,12 @@ class GenerateRequest(RequestBody):
     )
     top_k: int = Field(0, ge=0, le=1_000, description="Sample among the k most probable tokens; 0 does not restrict.")
     top_p: float = Field(0.95, gt=0, le=1, description="Sample among the most probable tokens that together reach this probability.")
-    seed: int | None = Field(None, ge=0, lt=2**32, description="Same seed, same text. Default: drawn, and told in the answer.")
+    seed: int | None = Field(
+        None,
+        ge=0,
+        lt=2**32,
+        description="Same seed, same text (the LLM's: with TRIGEN_REPRODUCIBLE). Default: drawn, and told in the answer.",
+    )
     stop: list[Annotated[str, Field(min_length=1)]] = Field(
         default_factory=list, max_length=8, description="The text ends before the first of these strings (up to 8, none empty)."
     )
@@ -75,7 +80,7 @@ class GenerateResponse(bentoml.IODescriptor):
     generated_text: str = Field(description="The prompt, followed by what the model adds.")
     finish_reason: FinishReason = Field(description="`length`: as long as was asked for; `stop`: the model or a stop string ended it.")
     new_tokens: int = Field(description="How many tokens the model added, the one that ends the text included.")
-    seed: int = Field(description="The seed that gives this text again.")
+    seed: int = Field(description="The seed that gives this text again (the LLM's: with TRIGEN_REPRODUCIBLE).")
     model: str = Field(description="The model's tag in the store.")
 
 

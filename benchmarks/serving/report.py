@@ -67,6 +67,7 @@ def _number(value: float, form: str) -> str:
 def _notes(results: dict[str, dict[str, Any]]) -> list[str]:
     ours = results.get("trigen", {})
     notes = ["trigen and openvino-genai run int8 weights, transformers, LitServe and vLLM bf16 where nothing else is said."]
+    notes.append("Of trigen and of what runs in process, which take turns, each p50 and p99 is the mean of those of the turns.")
     if beside := ours.get(BESIDE):
         notes.append(
             f"`/generate_text` while 32 completions keep the LLM busy: p50 {beside['answer_p50'] * 1000:.1f} ms, "

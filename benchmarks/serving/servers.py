@@ -12,9 +12,8 @@ import psutil
 
 from benchmarks.serving.client import Speaker, openai_speaker, speak_litserve, speak_trigen
 from benchmarks.serving.loads import ANSWER_TOKENS, SAMPLING
-from benchmarks.serving.process import served
+from benchmarks.serving.process import PROJECT, served
 
-PROJECT = Path(__file__).resolve().parents[2]
 PEERS, VLLM = PROJECT / ".venv-peers/bin", PROJECT / ".venv-vllm/bin"
 
 

@@ -132,6 +132,9 @@ class OpenVINOEngine:
             self._connection.send(None)
         except OSError:
             pass  # the process has ended: `_listen` tells those who wait
+        except Exception:  # whatever it was: nobody must wait for a thread that has ended
+            logger.exception("the engine has failed")
+            self._stop("the engine has failed; the service's log says why")
 
     def _add(self, id: int, request: _Waiting) -> None:
         try:

@@ -31,7 +31,7 @@ def load_pipeline(directory: Path, config: OpenVINOConfig) -> genai.ContinuousBa
     """openvino-genai's pipeline on the IR of an artifact.
 
     Where the weights are int8, activations become int8 too before they meet them, each group of a row by its own scale. OpenVINO's groups
-    of 32 cost a quarter of the speed of groups as wide as the model.
+    of 32 cost a quarter of the speed of groups that are as wide as can be.
     """
     scheduler = genai.SchedulerConfig()
     scheduler.cache_size = config.cache_gb
@@ -95,7 +95,9 @@ class _Request:
         """Whether it has something to tell that does not wait: its first token, its end, and what is there at every `pace`-th interval of
         the clock, at which all of the same interval are told of together: one message wakes the service once.
         """
-        if not self.ids or self.finish_reason or self.told is None or not self.interval:
+        if self.finish_reason:
+            return True
+        if not self.ids or self.told is None or not self.interval:
             return bool(self.ids)
         return now // (pace * self.interval) > self.told // (pace * self.interval)
 
@@ -187,8 +189,6 @@ def run(batch: Batch, connection: Connection) -> None:
 
 def main(descriptor: int) -> None:
     """Serve until the other end of the connection says so, or is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the service, which then answers what it has begun
-        signal.signal(number, signal.SIG_IGN)
     with Connection(descriptor) as connection:
         try:
             directory, config = connection.recv()
@@ -203,4 +203,6 @@ def main(descriptor: int) -> None:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the service, which then answers what it has begun
+        signal.signal(number, signal.SIG_IGN)
     main(int(sys.argv[1]))

@@ -26,6 +26,8 @@ from models.engines.text import IncrementalText, ModelLimits, load_tokenizer
 CPU_CACHE_PAGES = 64
 """Of 256 tokens each. On CUDA transformers takes what memory there is."""
 START_SECONDS = 60
+LOOK_SECONDS = 1
+"""How often a request that waits looks whether the manager is still there."""
 
 
 class Sampling(ContinuousBatchingLogitsProcessorList):
@@ -174,7 +176,7 @@ class TransformersEngine:
             if not self._manager.add_request(ids, id, params.length, streaming=True, eos_token_id=eos, **drawing):
                 raise EngineStopped("the engine was closed or has failed")
             while output is None or not output.is_finished():
-                output = await outputs.get()
+                output = await self._next(outputs)
                 if output.status == RequestStatus.FAILED:
                     raise EngineStopped("the engine was closed or has failed") from RuntimeError(output.error)
                 for at in range(seen, len(output.generated_tokens)):
@@ -186,6 +188,15 @@ class TransformersEngine:
             self._router.forget(id)
             if output is None or not output.is_finished():
                 self._manager.cancel_request(id)
+
+    async def _next(self, outputs: "asyncio.Queue[GenerationOutput]") -> GenerationOutput:
+        """What comes next. A manager that fails while it takes a request in may forget it: so look whether there is one."""
+        while True:
+            try:
+                return await asyncio.wait_for(outputs.get(), LOOK_SECONDS)
+            except TimeoutError:
+                if not self.alive and outputs.empty():
+                    raise EngineStopped("the engine was closed or has failed") from None
 
     def close(self) -> None:
         """See `Engine`."""

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,20 @@ def test_a_stream_that_is_not_done_in_time_says_so(trained: Trained, tmp_path: P
         assert late
         assert all(0 < last["new_tokens"] < 512 and last["problem"]["status"] == 504 for last in late)
         assert "Traceback" not in hurried.log.read_text()
+
+
+def test_a_client_that_leaves_a_stream_ends_its_work(server: Server) -> None:
+    bodies = ({"start_word": "The", "length": 512, "temperature": 2, "top_p": 1, "seed": seed} for seed in range(100))
+    body = next(body for body in bodies if post(server, "/generate_with_llm", body).json()["new_tokens"] == 512)
+    began = time.monotonic()
+    assert len(events(server, "/generate_with_llm", body)) > 1
+    whole = time.monotonic() - began
+    began = time.monotonic()
+    for _ in range(8):  # this server's LLM takes one request after the other: each would wait for those before it
+        with httpx.stream("POST", f"{server.url}/generate_with_llm", json=body | {"stream": True}, timeout=60) as answer:
+            next(answer.iter_lines())
+    post(server, "/generate_with_llm", {"start_word": "The", "length": 1})
+    assert time.monotonic() - began < 4 * whole
 
 
 def test_a_dead_engine_is_told_to_clients_and_probes(trained: Trained, tmp_path: Path) -> None:

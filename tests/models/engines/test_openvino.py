@@ -16,7 +16,7 @@ import pytest
 from models.base import SamplingParams, Token
 from models.engines import EngineStopped, load_engine
 from models.engines.openvino import OpenVINOEngine
-from models.engines.openvino_messages import EXACT, REPRODUCIBLE, Add, Cancel, Failure, Ready, Report
+from models.engines.openvino_messages import EXACT, REPRODUCIBLE, Add, Failure, Ready, Report
 from models.engines.openvino_process import Batch, activation_group, main
 from tests.models.engines.conftest import build, collect, text_of
 from training.export import export_openvino
@@ -59,7 +59,7 @@ def test_a_process_that_never_begins_is_an_error(artifact: Path, monkeypatch: py
         OpenVINOEngine(artifact)
 
 
-def converse(directory: Path, *messages: Add | Cancel | None) -> list[Ready | Report | Failure]:
+def converse(directory: Path, *messages: Add) -> list[Ready | Report | Failure]:
     """What the process's main says to `messages`, here in this process."""
     ours, theirs = multiprocessing.Pipe()
     ours.send((directory, EXACT))
@@ -83,9 +83,13 @@ def test_a_failing_step_is_told_to_the_service(artifact: Path, monkeypatch: pyte
     assert converse(artifact, Add(0, [1], SamplingParams(4), frozenset())) == [Ready(), Failure("out of memory")]
 
 
-def test_a_request_that_leaves_before_its_first_step_costs_none(artifact: Path) -> None:
-    answers = converse(artifact, Add(0, [1], SamplingParams(4), frozenset()), Cancel(0), None)
-    assert answers == [Ready()]
+def test_a_request_that_leaves_before_its_first_step_costs_one_at_most(artifact: Path) -> None:
+    batch = Batch(artifact, EXACT)
+    batch.add(Add(0, [1], SamplingParams(4), frozenset()))
+    batch.cancel(0)
+    if not batch.idle:
+        batch.step()  # at which it leaves
+    assert batch.idle
 
 
 def test_reproducible_requests_have_no_company(artifact: Path) -> None:
