@@ -84,7 +84,7 @@ def _plot(directory: Path, results: dict[str, dict[str, Any]]) -> None:
     figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
     for name, measured in results.items():
         if cells := measured.get("completions"):
-            style = {"color": "tab:red", "linewidth": 2.5} if name == "trigen" else {"linestyle": "--" if name == "raw" else "-"}
+            style = {"color": "black", "linewidth": 2.5} if name == "trigen" else {"linestyle": "--" if name == "raw" else "-"}
             axes.plot(
                 list(cells), [cell["tokens_per_second"] for cell in cells.values()], marker="o", label=LABELS.get(name, name), **style
             )
