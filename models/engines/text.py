@@ -40,7 +40,8 @@ def load_tokenizer(directory: Path) -> Tokenizer:
 class IncrementalText:
     """Turns one request's token ids into pieces of text whose concatenation is the decoded whole.
 
-    A piece is empty while a character's bytes are incomplete; what is cut off within a character never appears.
+    A piece is empty while a character's bytes are incomplete; what is cut off within a character never appears (nor
+    a replacement character at the very end, which looks the same).
     """
 
     BYTES = 4
