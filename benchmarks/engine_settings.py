@@ -45,6 +45,7 @@ VARIANTS = {
     "activations in int8 by groups of 32": properties(DYNAMIC_QUANTIZATION_GROUP_SIZE="32"),
     "activations not in int8": properties(DYNAMIC_QUANTIZATION_GROUP_SIZE="0"),
     "arithmetic in f32": properties(INFERENCE_PRECISION_HINT="f32"),
+    "arithmetic and cache in f32": properties(**dict(EXACT.properties[:2])),
     "all in f32": Variant(EXACT),
     "one at a time": Variant(REPRODUCIBLE),
     "cache in bf16": properties(KV_CACHE_PRECISION="bf16"),

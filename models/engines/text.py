@@ -40,8 +40,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
 class IncrementalText:
     """Turns one request's token ids into pieces of text whose concatenation is the decoded whole.
 
-    A piece is empty while a character's bytes are incomplete; what is cut off within a character never appears (nor
-    a replacement character at the very end, which looks the same).
+    A piece is empty while a character's bytes are incomplete; what is cut off within a character never appears.
     """
 
     BYTES = 4
@@ -55,10 +54,18 @@ class IncrementalText:
         self._stream = DecodeStream(ids=end, skip_special_tokens=True)
         self._skip = self._decode(end) if self._decode(end).endswith(INCOMPLETE) else ""
         """What the stream gives again of a prompt that ends within a character."""
+        self._held: list[int] = []
+        """What the stream has given nothing for yet."""
 
     def token(self, ids: Sequence[int], logprob: float | None, finish_reason: FinishReason | None = None) -> Token:
         """The `Token` for the next ids, which together have this log-probability; the end of the text adds nothing to it."""
-        return Token("".join(self._step(id) for id in ids if id not in self._eos), logprob, finish_reason, len(ids))
+        text = "".join(self._step(id) for id in ids if id not in self._eos)
+        return Token(text + self._rest() if finish_reason else text, logprob, finish_reason, len(ids))
+
+    def _rest(self) -> str:
+        """What the stream holds back at the end: a replacement character that was written as such, but no half of another character."""
+        text = self._decode(self._held)
+        return text if self._tokenizer.encode(text, add_special_tokens=False).ids == self._held else ""
 
     def _step(self, id: int) -> str:
         try:
@@ -66,6 +73,7 @@ class IncrementalText:
         except Exception:  # a decoder that reads bytes anew, as SentencePiece's, and calls what was read before invalid: begin anew too
             self._stream = DecodeStream(skip_special_tokens=True)
             piece = self._stream.step(self._tokenizer, id)
+        self._held = [] if piece else [*self._held, id]
         if piece and self._skip:
             piece, self._skip = piece.removeprefix(self._skip), ""
         return piece or ""

@@ -193,7 +193,8 @@ class TransformersEngine:
         """What comes next. A manager that fails while it takes a request in may forget it: so look whether there is one."""
         while True:
             try:
-                return await asyncio.wait_for(outputs.get(), LOOK_SECONDS)
+                async with asyncio.timeout(LOOK_SECONDS):
+                    return await outputs.get()
             except TimeoutError:
                 if not self.alive and outputs.empty():
                     raise EngineStopped("the engine was closed or has failed") from None
