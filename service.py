@@ -69,7 +69,7 @@ class Trigen:
     def info(self) -> dict[str, Any]:
         """The models that are served, how they were made and what they reached, and the limits of a request."""
         stored = {"bigram": self.bigram_model, "rnn": self.rnn_model, "llm": self.llm_model}
-        return describe(stored, self.llm.engine.context_length, settings())
+        return describe(stored, self.llm.engine.limits.context_length, settings())
 
     async def __is_alive__(self) -> bool:
         """What `/livez` and `/readyz` ask: without its engine the service should be started again."""

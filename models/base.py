@@ -1,11 +1,13 @@
 """What all three language models have in common: one protocol, one set of sampling parameters, one kind of token."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 FinishReason = Literal["length", "stop"]
+Prompt = str | Sequence[int]
+"""A text, or ids of the model's own tokens, which are taken as they are."""
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,7 @@ class SamplingParams:
     """How to continue a prompt. The meaning of each field is the same for every model."""
 
     length: int = 64
-    """New tokens at most: words and punctuation marks for the bigram and the LSTM, BPE tokens for the LLM."""
+    """New tokens at most: words and punctuation marks for the bigram and the LSTM, BPE tokens for the LLM. 0 generates nothing."""
     temperature: float = 0.8
     """Divides the logits before sampling; 0, or less than 0.001, takes the most probable token each time (greedy)."""
     top_k: int = 0
@@ -31,11 +33,29 @@ class SamplingParams:
     """
     logprobs: bool = False
     """Whether `Token.logprob` is wanted: the LLM's takes a pass over the vocabulary of its own, a tenth of its speed."""
+    scores: int | None = None
+    """How many alternatives `Token.scores` names for each token; None: no scores are wanted. The LLM's cost a second pass over the text."""
+    prompt_scores: bool = False
+    """Whether the first `Token` holds the scores of the prompt's tokens, and stands for no new one. Goes with `scores`."""
 
     @property
     def greedy(self) -> bool:
         """Whether the most probable token is taken; a tiny temperature would overflow to the same."""
         return self.temperature < 1e-3
+
+
+@dataclass(frozen=True)
+class TokenScore:
+    """One token, of the prompt or generated, and what the model thinks of it in its place."""
+
+    text: str
+    """The token; one that is not a whole character, as the vocabulary spells it."""
+    characters: int
+    """How long the text is that it adds; 0 while a character's bytes are incomplete."""
+    logprob: float | None
+    """Natural logarithm of its probability under the model; None for the first of a text, before which nothing stands."""
+    top: tuple[tuple[str, float], ...]
+    """The most probable tokens in this place and their log-probabilities, the best first."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +71,24 @@ class Token:
     """Set on the last token alone: `length` was reached, or the model or a stop string ended the text."""
     count: int = 1
     """Tokens of the model that it stands for."""
+    ids: tuple[int, ...] = ()
+    """Of these tokens, where the model is the LLM."""
+    scores: tuple[TokenScore, ...] = ()
+    """Of these tokens, where `SamplingParams.scores` asks for them."""
 
 
 class TextModel(Protocol):
     """A language model that continues text."""
 
-    def stream(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
+    def count(self, prompt: Prompt) -> int:
+        """How many tokens of the model `prompt` has."""
+        ...
+
+    def stream(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Token]:
         """Yield the continuation of `prompt` (not the prompt itself), token by token.
 
         Closing the iterator stops the work at the next token. Raises `PromptTooLong` before the first token where
-        the prompt and `params.length` do not fit the model's context.
+        the prompt and `params.length` do not fit the model's context, and `UnknownIds` where ids are none of the model's.
         """
         ...
 
@@ -79,6 +107,17 @@ class PromptTooLong(ValueError):
         )
 
 
+class UnknownIds(ValueError):
+    """The prompt has ids that are no tokens of the model."""
+
+
+def prompt_token(params: SamplingParams, scores: Sequence[TokenScore] = ()) -> list[Token]:
+    """What a stream begins with: the scores of the prompt, if they are wanted; it ends with it where nothing is to be generated."""
+    if params.length and not params.prompt_scores:
+        return []
+    return [Token("", None, None if params.length else "length", count=0, scores=tuple(scores))]
+
+
 async def until_stop(tokens: AsyncGenerator[Token], stop: tuple[str, ...]) -> AsyncGenerator[Token]:
     """Pass `tokens` on until their text contains one of the `stop` strings, and cut it off there.
 
@@ -95,11 +134,11 @@ async def until_stop(tokens: AsyncGenerator[Token], stop: tuple[str, ...]) -> As
             held += token.text
             ends = [at for word in stop if (at := held.find(word)) >= 0]
             if ends:
-                yield Token(held[: min(ends)], token.logprob, "stop", token.count)
+                yield replace(token, text=held[: min(ends)], finish_reason="stop")
                 return
             keep = 0 if token.finish_reason else max((_overlap(held, word) for word in stop), default=0)
             ready, held = held[: len(held) - keep], held[len(held) - keep :]
-            yield Token(ready, token.logprob, token.finish_reason, token.count)
+            yield replace(token, text=ready)
 
 
 def _overlap(text: str, word: str) -> int:

@@ -15,10 +15,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import SamplingParams, Token, until_stop
+from models.base import Prompt, SamplingParams, Token, TokenScore, prompt_token, until_stop
 from models.rows import Continuation, RowSampler
 from models.spelling import Spelling
-from models.words import BOUNDARY, UNKNOWN, Vocabulary, join, tokenize
+from models.words import BOUNDARY, UNKNOWN, Vocabulary, join, require_text, tokenize, without_first_space
 
 SAMPLERS = 4
 """Combinations of temperature, top-k and top-p that are kept ready."""
@@ -109,20 +109,43 @@ class Bigram:
         result: NDArray[np.float64] = np.log(seen + backoff * self.continuation[words])
         return result
 
-    def stream(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
+    def count(self, prompt: Prompt) -> int:
+        """See `TextModel`."""
+        return len(tokenize(require_text(prompt)))
+
+    def stream(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Token]:
         """Continue `prompt` from its last word alone: see `TextModel.stream`. Always yields `params.length` words unless
         a stop string ends the text: boundaries and unknown words are never generated.
         """
-        return until_stop(join(prompt, self._walk(prompt.rstrip(" "), params)), params.stop)
+        text = require_text(prompt)
+        return until_stop(join(text, self._walk(text.rstrip(" "), params)), params.stop)
 
     async def _walk(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
         generator, sampler = np.random.default_rng(params.seed), self._sampler(params)
-        previous = [BOUNDARY, *self.vocabulary.encode(tokenize(prompt))][-1]
+        words = tokenize(prompt)
+        for token in prompt_token(params, await self._read(words, params)):
+            yield token
+        previous = [BOUNDARY, *self.vocabulary.encode(words)][-1]
         for first in range(0, params.length, PAUSE):
             for step, uniform in enumerate(generator.random(PAUSE).tolist()[: params.length - first], start=first + 1):
-                previous, logprob = sampler.draw(previous, uniform)
-                yield Token(self.vocabulary.word(previous), logprob, "length" if step == params.length else None)
+                before = previous
+                previous, logprob = sampler.draw(before, uniform)
+                word = self.vocabulary.word(previous)
+                scores = () if params.scores is None else (self._score(before, word, params.scores),)
+                yield Token(word, logprob, "length" if step == params.length else None, scores=scores)
             await asyncio.sleep(0)
+
+    async def _read(self, words: list[str], params: SamplingParams) -> tuple[TokenScore, ...]:
+        """The scores of a prompt's words, if they are wanted."""
+        scores: list[TokenScore] = []
+        if params.prompt_scores and params.scores is not None:
+            for previous, word in zip([BOUNDARY, *self.vocabulary.encode(words)], words, strict=False):
+                scores.append(self._score(previous, word, params.scores))
+                await asyncio.sleep(0)
+        return without_first_space(scores)
+
+    def _score(self, previous: int, word: str, top: int) -> TokenScore:
+        return self.vocabulary.score(word, np.log(self.probabilities(previous)), self.spelling, top)
 
     def _sampler(self, params: SamplingParams) -> RowSampler:
         """The sampler for these parameters, with what it remembers of the rows that it met; the one that was used longest ago goes."""

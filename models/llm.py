@@ -2,13 +2,15 @@
 
 import json
 import math
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from models.base import SamplingParams, Token, until_stop
-from models.engines import Engine, load_engine
+from models.base import Prompt, SamplingParams, Token, TokenScore, prompt_token, until_stop
+from models.engines import Engine, IdScore, load_engine
+from models.engines.text import INCOMPLETE, IncrementalText, encode
 
 SETTINGS = "trigen.json"
 """The file of an artifact that holds what the Hugging Face format has no place for."""
@@ -76,9 +78,42 @@ class LLM:
         running = load_engine(directory, engine, reproducible=reproducible)
         return cls(running, settings["document_start"], settings.get("prompt_order", "context-first"))
 
-    def stream(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
-        """Continue `prompt` as the beginning of a text: see `TextModel.stream`."""
-        return until_stop(self.engine.stream(self.document_start + prompt, params), params.stop)
+    def count(self, prompt: Prompt) -> int:
+        """See `TextModel`. What stands before the beginning of a text is not counted."""
+        return len(encode(self.engine.tokenizer, prompt))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of a prompt that was given as ids."""
+        text: str = self.engine.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def stream(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Token]:
+        """Continue `prompt` as the beginning of a text; of ids, which are taken as they are, the first is the beginning. See
+        `TextModel.stream`; `params.scores` is `models.engines.TOP_SCORES` at most.
+        """
+        if params.scores is not None or not params.length:
+            return until_stop(self._scored(prompt, params), params.stop)
+        return until_stop(self.engine.stream(self.document_start + prompt if isinstance(prompt, str) else prompt, params), params.stop)
+
+    async def _scored(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Token]:
+        """A scorer reads the prompt, and then what the engine generates."""
+        tokenizer, start = self.engine.tokenizer, self.document_start if isinstance(prompt, str) else ""
+        ids = encode(tokenizer, start + prompt if isinstance(prompt, str) else prompt)
+        before = len(encode(tokenizer, start)) if start else 0
+        self.engine.limits.check(len(ids), params.length)
+        texts = _Texts(self.engine, ids[:before], params.scores or 0)
+        scorer = self.engine.scorer()
+        try:
+            read = await scorer.read(ids) if params.scores is not None else []
+            for token in prompt_token(params, texts.scores(ids[before:], read[before:])):
+                yield token
+            if not params.length:
+                return
+            async with aclosing(self.engine.stream(ids, params)) as tokens:
+                async for token in tokens:
+                    yield replace(token, scores=texts.scores(token.ids, await scorer.read(token.ids)))
+        finally:
+            scorer.close()
 
     def ask(self, question: str, context: str | None, params: SamplingParams) -> AsyncGenerator[Token]:
         """Generate the answer to a question: see `TextModel.stream`."""
@@ -102,3 +137,33 @@ class LLM:
     def close(self) -> None:
         """Stop the engine; requests under way fail."""
         self.engine.close()
+
+
+class _Texts:
+    """Spells the tokens of one text, as they come, for its scores."""
+
+    def __init__(self, engine: Engine, before: Sequence[int], top: int) -> None:
+        self._tokenizer, self._top = engine.tokenizer, top
+        self._text = IncrementalText(engine.tokenizer, list(before), engine.limits.eos)
+
+    def scores(self, ids: Sequence[int], scores: Sequence[IdScore]) -> tuple[TokenScore, ...]:
+        """What the scores of `ids` say, which come next."""
+        return tuple(
+            TokenScore(
+                self._spell(id),
+                len(self._text.token([id], None).text),
+                logprob,
+                tuple((self._spell(other), value) for other, value in best[: self._top]),
+            )
+            for id, (logprob, best) in zip(ids, scores, strict=True)
+        )
+
+    def _spell(self, id: int) -> str:
+        """The text of a token; where it has none, or is part of a character, what the vocabulary calls it, so that different tokens stay
+        different.
+        """
+        text: str = self._tokenizer.decode([id], skip_special_tokens=False)
+        name: str = self._tokenizer.id_to_token(id) or ""
+        if not text or INCOMPLETE in text:
+            return name
+        return f" {text}" if name.startswith("▁") and not text.startswith(" ") else text

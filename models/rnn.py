@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from models.base import SamplingParams, Token, until_stop
+from models.base import FinishReason, Prompt, SamplingParams, Token, TokenScore, prompt_token, until_stop
 from models.sampling import log_softmax, sample
 from models.spelling import Spelling
-from models.words import BOUNDARY, UNKNOWN, Vocabulary, join, tokenize
+from models.words import BOUNDARY, UNKNOWN, Vocabulary, join, require_text, tokenize, without_first_space
 
 Array = NDArray[np.float32]
 State = list[tuple[Array, Array]]
@@ -108,29 +108,45 @@ class LSTM:
                 result[rows] += _pick(outputs[rows] @ band.projection.T @ band.words.T, words[rows] - self._firsts[n])
         return result
 
-    def stream(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
+    def count(self, prompt: Prompt) -> int:
+        """See `TextModel`."""
+        return len(tokenize(require_text(prompt)))
+
+    def stream(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Token]:
         """Continue `prompt`: see `TextModel.stream`. A word that was never seen is read as unknown; always yields `params.length`
         words unless a stop string ends the text: boundaries and unknown words are never generated.
 
         Each request steps alone, though several could step as one matrix product: that rounds otherwise than a vector's, and a
         text would depend on who else asked.
         """
-        return until_stop(join(prompt, self._walk(prompt.rstrip(" "), params)), params.stop)
+        text = require_text(prompt)
+        return until_stop(join(text, self._walk(text.rstrip(" "), params)), params.stop)
 
     async def _walk(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
-        generator = np.random.default_rng(params.seed)
-        state = self.initial_state()
-        for id in [BOUNDARY, *self.vocabulary.encode(tokenize(prompt))]:
+        generator, words = np.random.default_rng(params.seed), tokenize(prompt)
+        output, state = self.step(BOUNDARY, self.initial_state())
+        read: list[TokenScore] = []
+        for id, word in zip(self.vocabulary.encode(words), words, strict=True):
+            if params.prompt_scores:
+                read += self._scores(word, self.next_logprobs(output), params)
             output, state = self.step(id, state)
             await asyncio.sleep(0)  # one word at a time, so that no request holds up another
+        for token in prompt_token(params, without_first_space(read)):
+            yield token
         for step in range(1, params.length + 1):
-            logprobs = self.next_logprobs(output)
+            everything = self.next_logprobs(output)
+            logprobs = everything.copy()
             logprobs[[BOUNDARY, UNKNOWN]] = -np.inf
             logprobs = log_softmax(logprobs)
             id = sample(logprobs, params, generator)
-            yield Token(self.vocabulary.word(id), float(logprobs[id]), "length" if step == params.length else None)
+            word = self.vocabulary.word(id)
+            ended: FinishReason | None = "length" if step == params.length else None
+            yield Token(word, float(logprobs[id]), ended, scores=self._scores(word, everything, params))
             output, state = self.step(id, state)
             await asyncio.sleep(0)
+
+    def _scores(self, word: str, logprobs: NDArray[np.float64], params: SamplingParams) -> tuple[TokenScore, ...]:
+        return () if params.scores is None else (self.vocabulary.score(word, logprobs, self.spelling, params.scores),)
 
     @classmethod
     def load(cls, directory: Path) -> Self:

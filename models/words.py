@@ -1,9 +1,10 @@
 """Words: a reversible tokenizer and a vocabulary by frequency, shared by the bigram and the LSTM."""
 
 import json
+import math
 import re
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import Token
+from models.base import Prompt, Token, TokenScore, UnknownIds
+from models.spelling import Spelling
 
 # A word (with an apostrophe inside it) or one other sign, each with the space before it; every other white space stands
 # alone. Each character matches one branch, so the tokens joined are the text.
@@ -44,8 +46,27 @@ async def join(prompt: str, words: AsyncGenerator[Token]) -> AsyncGenerator[Toke
     spaced = prompt.endswith(" ")
     async with aclosing(words):
         async for word in words:
-            yield replace(word, text=word.text.removeprefix(" ")) if spaced else word
-            spaced = False
+            yield _without_space(word) if spaced and word.count else word  # what stands for no word is the prompt itself
+            spaced = spaced and not word.count
+
+
+def _without_space(word: Token) -> Token:
+    return replace(word, text=word.text.removeprefix(" "), scores=without_first_space(word.scores))
+
+
+def without_first_space(scores: Sequence[TokenScore]) -> tuple[TokenScore, ...]:
+    """The scores of a text from its beginning, of whose first token the space is none of the text's."""
+    if not scores:
+        return ()
+    first = scores[0].text.removeprefix(" ")
+    return (replace(scores[0], text=first, characters=len(first)), *scores[1:])
+
+
+def require_text(prompt: Prompt) -> str:
+    """The prompt of a word model, to which ids mean nothing that a client could know. Raises `UnknownIds`."""
+    if not isinstance(prompt, str):
+        raise UnknownIds("a word model reads text, not ids")
+    return prompt
 
 
 class Vocabulary:
@@ -98,3 +119,14 @@ class Vocabulary:
     def load(cls, path: Path) -> Self:
         """Read what `save` wrote."""
         return cls(json.loads(path.read_text(encoding="utf-8")))
+
+    def score(self, word: str, logprobs: NDArray[np.floating], spelling: Spelling, top: int) -> TokenScore:
+        """What a model thinks of `word`, from its log-probabilities of every word, shape (V,). A word outside the vocabulary costs its
+        spelling beyond the unknown word.
+        """
+        id = self._ids.get(word, UNKNOWN)
+        logprob = float(logprobs[id]) - (math.log(2) * float(spelling.bits([word])[0]) if id == UNKNOWN else 0.0)
+        most = min(top + 2, len(logprobs))  # two of them have no text
+        best = np.argpartition(-logprobs, most - 1)[:most]
+        named = [(self.word(int(at)), float(logprobs[at])) for at in best[np.argsort(-logprobs[best])] if at not in (BOUNDARY, UNKNOWN)]
+        return TokenScore(word, len(word), logprob, tuple(named[:top]))

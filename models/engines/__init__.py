@@ -1,18 +1,46 @@
 """How an LLM generates: openvino.py on a CPU, transformers.py on CUDA and as the reference."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from models.base import SamplingParams, Token
+from tokenizers import Tokenizer
+
+from models.base import Prompt, SamplingParams, Token
+from models.engines.text import ModelLimits
+
+TOP_SCORES = 5
+"""Alternatives that a scorer names for each token."""
+
+IdScore = tuple[float | None, list[tuple[int, float]]]
+"""The log-probability of a token, and the `TOP_SCORES` most probable ids in its place with theirs, the best first. The first token of a
+text, before which nothing stands, has None and no alternatives.
+"""
+
+
+class Scorer(Protocol):
+    """Reads one text from its beginning, piece by piece, and tells of each token what the model thinks of it in its place."""
+
+    async def read(self, ids: Sequence[int]) -> list[IdScore]:
+        """The scores of the next tokens. Raises `EngineStopped`."""
+        ...
+
+    def close(self) -> None:
+        """Forget the text; what is being read is given up."""
+        ...
 
 
 class Engine(Protocol):
     """Runs one causal language model for many requests at once."""
 
     @property
-    def context_length(self) -> int:
-        """Tokens that the model can attend to, prompt and new ones together."""
+    def tokenizer(self) -> Tokenizer:
+        """The model's."""
+        ...
+
+    @property
+    def limits(self) -> ModelLimits:
+        """The model's context, and the tokens that end a text."""
         ...
 
     @property
@@ -30,10 +58,14 @@ class Engine(Protocol):
         """Forward passes so far."""
         ...
 
-    def stream(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
-        """As `TextModel.stream`, but `params.stop` is not looked at. The token that ends the text is yielded too,
-        with an empty text.
+    def stream(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Token]:
+        """As `TextModel.stream`, but `params.stop` and scores are not looked at, and `params.length` is not 0. The token that ends the text
+        is yielded too, with an empty text.
         """
+        ...
+
+    def scorer(self) -> Scorer:
+        """A reader of one text."""
         ...
 
     def close(self) -> None:

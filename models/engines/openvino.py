@@ -1,6 +1,7 @@
 """The CPU engine: openvino-genai's continuous batching, in a process of its own (`openvino_process.py`); this is the service's end."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import multiprocessing
@@ -13,10 +14,10 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from models.base import SamplingParams, Token
-from models.engines import EngineStopped
-from models.engines.openvino_messages import Add, Cancel, Failure, OpenVINOConfig, Ready, Report
-from models.engines.text import IncrementalText, ModelLimits, load_tokenizer
+from models.base import Prompt, SamplingParams, Token
+from models.engines import EngineStopped, IdScore
+from models.engines.openvino_messages import Add, Cancel, Failure, OpenVINOConfig, Read, Ready, Report, Scores
+from models.engines.text import IncrementalText, ModelLimits, encode, load_tokenizer
 
 logger = logging.getLogger("bentoml.trigen.engine")
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +28,7 @@ PATIENCE_SECONDS = 30
 @dataclass(eq=False)
 class _Waiting:
     loop: asyncio.AbstractEventLoop
-    prompt: str
+    prompt: Prompt
     params: SamplingParams
     events: asyncio.Queue[Token | Exception] = field(default_factory=asyncio.Queue)
     text: IncrementalText | None = None
@@ -52,9 +53,10 @@ class OpenVINOEngine:
         self._ids = itertools.count()
         self._lock = threading.Lock()
         self._waiting: dict[int, _Waiting] = {}
+        self._reading: dict[int, asyncio.Future[list[IdScore]]] = {}
         self._stopped: str | None = None
-        self._outbox: queue.SimpleQueue[tuple[int, _Waiting] | Cancel | None] = queue.SimpleQueue()
-        self._tokenizer, self._limits = load_tokenizer(directory), ModelLimits(directory)
+        self._outbox: queue.SimpleQueue[tuple[int, _Waiting] | Read | Cancel | None] = queue.SimpleQueue()
+        self.tokenizer, self.limits = load_tokenizer(directory), ModelLimits(directory)
         self._connection, theirs = multiprocessing.Pipe()
         command = [sys.executable, "-m", "models.engines.openvino_process", str(theirs.fileno())]
         with theirs:  # a group of its own: Ctrl-C is for the service, which then answers what it has begun
@@ -65,16 +67,11 @@ class OpenVINOEngine:
             thread.start()
 
     @property
-    def context_length(self) -> int:
-        """See `Engine`."""
-        return self._limits.context_length
-
-    @property
     def alive(self) -> bool:
         """See `Engine`."""
         return self._stopped is None
 
-    async def stream(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
+    async def stream(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Token]:
         """See `Engine`."""
         id, request = next(self._ids), _Waiting(asyncio.get_running_loop(), prompt, params)
         with self._lock:  # so that no request arrives after those that wait were failed
@@ -92,6 +89,26 @@ class OpenVINOEngine:
                     return
         finally:
             self._forget(id)
+
+    def scorer(self) -> "OpenVINOScorer":
+        """See `Engine`."""
+        return OpenVINOScorer(self, next(self._ids))
+
+    async def read(self, id: int, ids: list[int]) -> list[IdScore]:
+        """What `OpenVINOScorer.read` asks the process."""
+        scores: asyncio.Future[list[IdScore]] = asyncio.get_running_loop().create_future()
+        with self._lock:
+            if self._stopped:
+                raise EngineStopped(self._stopped)
+            self._reading[id] = scores
+        self._outbox.put(Read(id, ids))
+        return await scores
+
+    def forget(self, id: int) -> None:
+        """What `OpenVINOScorer.close` asks the process."""
+        with self._lock:
+            self._reading.pop(id, None)
+        self._outbox.put(Cancel(id))
 
     def close(self) -> None:
         """See `Engine`."""
@@ -125,10 +142,10 @@ class OpenVINOEngine:
     def _send(self) -> None:
         try:
             while (message := self._outbox.get()) is not None:
-                if isinstance(message, Cancel):
-                    self._connection.send(message)
-                else:
+                if isinstance(message, tuple):
                     self._add(*message)
+                else:
+                    self._connection.send(message)
             self._connection.send(None)
         except OSError:
             pass  # the process has ended: `_listen` tells those who wait
@@ -138,19 +155,22 @@ class OpenVINOEngine:
 
     def _add(self, id: int, request: _Waiting) -> None:
         try:
-            ids = self._tokenizer.encode(request.prompt).ids
-            self._limits.check(len(ids), request.params.length)
-            request.text = IncrementalText(self._tokenizer, ids, self._limits.eos)
+            ids = encode(self.tokenizer, request.prompt)
+            self.limits.check(len(ids), request.params.length)
+            request.text = IncrementalText(self.tokenizer, ids, self.limits.eos)
         except Exception as error:  # `PromptTooLong`, or a text that is none: no other request is concerned
             self._deliver([(id, error)])
             return
-        self._connection.send(Add(id, ids, request.params, self._limits.eos))
+        self._connection.send(Add(id, ids, request.params, self.limits.eos))
 
     def _listen(self) -> None:
         failure = "its process has ended"
         try:
             while not isinstance(message := self._connection.recv(), Failure):
-                self._read(message)
+                if isinstance(message, Scores):
+                    self._scored(message)
+                else:
+                    self._report(message)
             failure = message.message
         except (EOFError, OSError):
             pass
@@ -161,7 +181,13 @@ class OpenVINOEngine:
             if not closed:
                 logger.error("the engine has failed: %s (exit status %s)", failure, self._end())
 
-    def _read(self, report: Report) -> None:
+    def _scored(self, message: Scores) -> None:
+        with self._lock:
+            scores = self._reading.pop(message.id, None)
+        if scores:
+            _settle(scores, RuntimeError(message.scores) if isinstance(message.scores, str) else message.scores)
+
+    def _report(self, report: Report) -> None:
         self.steps, self.running = report.steps, report.running
         events: list[_Event] = [(id, RuntimeError(failure)) for id, failure in report.failures]
         for id, ids, logprob, reason in report.generated:
@@ -197,7 +223,40 @@ class OpenVINOEngine:
         with self._lock:
             self._stopped = self._stopped or reason
             failed = [(id, EngineStopped(self._stopped)) for id in self._waiting]
+            reading, self._reading = self._reading, {}
         self._deliver(failed)
+        for scores in reading.values():
+            _settle(scores, EngineStopped(self._stopped))
+
+
+class OpenVINOScorer:
+    """See `Scorer`."""
+
+    def __init__(self, engine: OpenVINOEngine, id: int) -> None:
+        self._engine, self._id = engine, id
+
+    async def read(self, ids: Sequence[int]) -> list[IdScore]:
+        """See `Scorer`."""
+        return await self._engine.read(self._id, list(ids)) if ids else []
+
+    def close(self) -> None:
+        """See `Scorer`."""
+        self._engine.forget(self._id)
+
+
+def _settle(waiting: "asyncio.Future[list[IdScore]]", outcome: list[IdScore] | Exception) -> None:
+    """Give what was waited for to its event loop, from any thread."""
+
+    def settle() -> None:
+        if waiting.done():
+            return
+        if isinstance(outcome, Exception):
+            waiting.set_exception(outcome)
+        else:
+            waiting.set_result(outcome)
+
+    with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody waits any more
+        waiting.get_loop().call_soon_threadsafe(settle)
 
 
 def _put(deliveries: list[tuple[asyncio.Queue[Token | Exception], Token | Exception]]) -> None:

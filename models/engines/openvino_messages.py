@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from models.base import FinishReason, SamplingParams
+from models.engines import IdScore
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,16 @@ class Add:
 
 
 @dataclass(frozen=True)
+class Read:
+    """A text to be scored goes on, or begins."""
+
+    id: int
+    ids: list[int]
+
+
+@dataclass(frozen=True)
 class Cancel:
-    """A request leaves at the next step."""
+    """A request leaves at the next step; a text to be scored is forgotten."""
 
     id: int
 
@@ -70,6 +79,15 @@ class Report:
     generated: list[Generated]
     failures: list[tuple[int, str]]
     """Requests that have ended so, and why."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What came of a `Read`."""
+
+    id: int
+    scores: list[IdScore] | str
+    """Of its ids; or why it failed."""
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 `ContinuousBatchingPipeline.step()` holds the interpreter's lock (openvino-genai 2026.4): in the service's own process nothing else would
 be answered for the length of a step. Here a failure, be it a crash, stays out of the service too.
 
-FD is a connection. What comes first are the directory and the configuration; then `Add` and `Cancel`, and None to end. What goes back
-is `Ready` or `Failure`, then a `Report` whenever there is something to tell, and a `Failure` in the end if there was one.
+FD is a connection. What comes first are the directory and the configuration; then `Add`, `Read` and `Cancel`, and None to end. What goes
+back is `Ready` or `Failure`, then a `Report` whenever there is something to tell, `Scores` for each `Read`, and a `Failure` in the end if
+there was one.
 """
 
 import json
@@ -23,7 +24,8 @@ import openvino_genai as genai
 from openvino_genai.py_openvino_genai import GenerationHandle
 
 from models.base import FinishReason, SamplingParams
-from models.engines.openvino_messages import Add, Cancel, Failure, Generated, OpenVINOConfig, Ready, Report
+from models.engines.openvino_messages import Add, Cancel, Failure, Generated, OpenVINOConfig, Read, Ready, Report, Scores
+from models.engines.openvino_scores import Scoring
 from models.engines.text import ModelLimits
 
 
@@ -165,26 +167,32 @@ class Batch:
         return Report(self._steps, self._told, generated, failures)
 
 
-def run(batch: Batch, connection: Connection) -> None:
+def run(batch: Batch, scoring: Scoring, connection: Connection) -> None:
     """Step as long as there is something to do, and wait for it where there is not, until None comes. Raises EOFError when nobody is
     there any more.
     """
     arrivals = select.poll()  # at each step: `Connection.poll` makes a new selector each time
     arrivals.register(connection, select.POLLIN)
     while True:
-        while batch.idle or arrivals.poll(0):
-            message: Add | Cancel | None = connection.recv()
+        while (batch.idle and scoring.idle) or arrivals.poll(0):
+            message: Add | Read | Cancel | None = connection.recv()
             if message is None:
                 return
-            if isinstance(message, Cancel):
-                batch.cancel(message.id)
-                continue
             try:
-                batch.add(message)
+                if isinstance(message, Cancel):
+                    batch.cancel(message.id)
+                    scoring.forget(message.id)
+                elif isinstance(message, Read):
+                    scoring.add(message)
+                else:
+                    batch.add(message)
             except Exception as error:  # its own parameters are wrong: no other request is concerned
-                connection.send(batch.report([], [(message.id, str(error))]))
-        if report := batch.step():
+                failed = str(error)
+                connection.send(Scores(message.id, failed) if isinstance(message, Read) else batch.report([], [(message.id, failed)]))
+        if not batch.idle and (report := batch.step()):
             connection.send(report)
+        if scores := scoring.step():
+            connection.send(scores)
 
 
 def main(descriptor: int) -> None:
@@ -192,9 +200,9 @@ def main(descriptor: int) -> None:
     with Connection(descriptor) as connection:
         try:
             directory, config = connection.recv()
-            batch = Batch(directory, config)
+            batch, scoring = Batch(directory, config), Scoring(directory, config.step_tokens)
             connection.send(Ready())
-            run(batch, connection)
+            run(batch, scoring, connection)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return
         except Exception as error:  # whatever it is, those who wait must hear of it

@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from models.base import FinishReason, PromptTooLong, Token
+from models.base import FinishReason, Prompt, PromptTooLong, Token, UnknownIds
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 """What decoders put where the bytes of a character are not all there."""
@@ -27,6 +27,17 @@ class ModelLimits:
         """Raise `PromptTooLong` where the prompt and `length` new tokens do not fit."""
         if prompt_tokens + length > self.context_length:
             raise PromptTooLong(prompt_tokens, length, self.context_length)
+
+
+def encode(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
+    """The ids of a prompt. Raises `UnknownIds`."""
+    if isinstance(prompt, str):
+        ids: list[int] = tokenizer.encode(prompt).ids
+        return ids
+    size = tokenizer.get_vocab_size()
+    if wrong := [id for id in prompt if not 0 <= id < size]:
+        raise UnknownIds(f"the model has {size:,} tokens: {wrong[0]} is the id of none")
+    return list(prompt)
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:
@@ -60,7 +71,7 @@ class IncrementalText:
     def token(self, ids: Sequence[int], logprob: float | None, finish_reason: FinishReason | None = None) -> Token:
         """The `Token` for the next ids, which together have this log-probability; the end of the text adds nothing to it."""
         text = "".join(self._step(id) for id in ids if id not in self._eos)
-        return Token(text + self._rest() if finish_reason else text, logprob, finish_reason, len(ids))
+        return Token(text + self._rest() if finish_reason else text, logprob, finish_reason, len(ids), tuple(ids))
 
     def _rest(self) -> str:
         """What the stream holds back at the end: a replacement character that was written as such, but no half of another character."""

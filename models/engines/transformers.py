@@ -19,9 +19,10 @@ from transformers.generation.continuous_batching.cb_logits_processors import Con
 from transformers.generation.continuous_batching.continuous_api import OutputRouter
 from transformers.generation.continuous_batching.requests import FutureRequestState, GenerationOutput, RequestStatus
 
-from models.base import FinishReason, SamplingParams, Token
+from models.base import FinishReason, Prompt, SamplingParams, Token
 from models.engines import EngineStopped
-from models.engines.text import IncrementalText, ModelLimits, load_tokenizer
+from models.engines.text import IncrementalText, ModelLimits, encode, load_tokenizer
+from models.engines.transformers_scores import Scoring, TransformersScorer
 
 CPU_CACHE_PAGES = 64
 """Of 256 tokens each. On CUDA transformers takes what memory there is."""
@@ -124,7 +125,7 @@ class TransformersEngine:
     def __init__(self, directory: Path) -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        self._tokenizer, self._limits = load_tokenizer(directory), ModelLimits(directory)
+        self.tokenizer, self.limits = load_tokenizer(directory), ModelLimits(directory)
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval()
         model.to(device)
         config = ContinuousBatchingConfig(return_logprobs=True, num_blocks=None if device.type == "cuda" else CPU_CACHE_PAGES)
@@ -141,11 +142,7 @@ class TransformersEngine:
             time.sleep(0.01)
         self._manager.batch_processor.model_runner._sample = sampling.draw
         self._ids = itertools.count()
-
-    @property
-    def context_length(self) -> int:
-        """See `Engine`."""
-        return self._limits.context_length
+        self._scoring = Scoring(directory, device)
 
     @property
     def alive(self) -> bool:
@@ -162,16 +159,20 @@ class TransformersEngine:
         """See `Engine`."""
         return int(self._manager.current_batch)
 
-    async def stream(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
+    def scorer(self) -> TransformersScorer:
         """See `Engine`."""
-        ids = self._tokenizer.encode(prompt).ids
-        self._limits.check(len(ids), params.length)
-        text = IncrementalText(self._tokenizer, ids, self._limits.eos)
+        return TransformersScorer(self._scoring)
+
+    async def stream(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Token]:
+        """See `Engine`."""
+        ids = encode(self.tokenizer, prompt)
+        self.limits.check(len(ids), params.length)
+        text = IncrementalText(self.tokenizer, ids, self.limits.eos)
         outputs: asyncio.Queue[GenerationOutput] = asyncio.Queue()
         id, seen, output = str(next(self._ids)), 0, None
         self._manager.register_result_handler(id, outputs.put_nowait)
         drawing = {"params": params, "generator": np.random.default_rng(params.seed)}
-        eos = sorted(self._limits.eos)
+        eos = sorted(self.limits.eos)
         try:
             if not self._manager.add_request(ids, id, params.length, streaming=True, eos_token_id=eos, **drawing):
                 raise EngineStopped("the engine was closed or has failed")
@@ -181,7 +182,7 @@ class TransformersEngine:
                     raise EngineStopped("the engine was closed or has failed") from RuntimeError(output.error)
                 for at in range(seen, len(output.generated_tokens)):
                     token = output.generated_tokens[at]
-                    ended: FinishReason | None = "stop" if token in self._limits.eos else "length" if at + 1 == params.length else None
+                    ended: FinishReason | None = "stop" if token in self.limits.eos else "length" if at + 1 == params.length else None
                     yield text.token([token], output.logprobs[at], ended)
                 seen = len(output.generated_tokens)
         finally:
