@@ -4,15 +4,18 @@ from pathlib import Path
 from typing import Any
 
 import bentoml
+from starlette.responses import Response
 
+from models.base import TextModel
 from models.bigram import Bigram
 from models.llm import LLM
 from models.rnn import LSTM
 from models.store import TrigenModel
-from serving import generation
+from serving import completions, generation, info
 from serving.app import TrigenService
+from serving.completion_schemas import Completion, CompletionRequest, Model, ModelList, ModelName
 from serving.generation import Generated
-from serving.info import describe
+from serving.info import Info
 from serving.schemas import (
     AnswerRequest,
     AnswerResponse,
@@ -39,6 +42,8 @@ class Trigen:
         self.bigram = Bigram.load(Path(self.bigram_model.path))
         self.rnn = LSTM.load(Path(self.rnn_model.path))
         self.llm = LLM.load(Path(self.llm_model.path), settings().engine, reproducible=settings().reproducible)
+        self.models: dict[ModelName, TextModel] = {"bigram": self.bigram, "rnn": self.rnn, "llm": self.llm}
+        self.stored: dict[ModelName, bentoml.Model] = {"bigram": self.bigram_model, "rnn": self.rnn_model, "llm": self.llm_model}
 
     @bentoml.on_deployment
     @staticmethod
@@ -66,10 +71,23 @@ class Trigen:
         """Answer a question from a passage with the fine-tuned LLM."""
         return await generation.answer_question(self.llm, str(self.llm_model.tag), **request, length=settings().answer_length)
 
-    def info(self) -> dict[str, Any]:
+    @bentoml.api(route="/v1/completions", input_spec=CompletionRequest, output_spec=Completion)
+    async def create_completion(self, **request: Any) -> Completion | Response:
+        """Complete prompts with any of the models, as OpenAI's clients ask for it."""
+        asked = CompletionRequest.model_construct(**request)
+        return await completions.create_completion(self.models[asked.model], str(self.stored[asked.model].tag), asked)
+
+    def list_models(self) -> ModelList:
+        """The models, as OpenAI's clients ask for them."""
+        return info.list_models(self.stored)
+
+    def get_model(self, name: str) -> Model:
+        """One of them."""
+        return info.find_model(self.stored, name)
+
+    def info(self) -> Info:
         """The models that are served, how they were made and what they reached, and the limits of a request."""
-        stored = {"bigram": self.bigram_model, "rnn": self.rnn_model, "llm": self.llm_model}
-        return describe(stored, self.llm.engine.limits.context_length, settings())
+        return info.describe(self.stored, self.llm.engine.limits.context_length, settings())
 
     async def __is_alive__(self) -> bool:
         """What `/livez` and `/readyz` ask: without its engine the service should be started again."""

@@ -5,7 +5,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-FinishReason = Literal["length", "stop"]
+from typing_extensions import TypeAliasType
+
+FinishReason = TypeAliasType("FinishReason", Literal["length", "stop"])
 Prompt = str | Sequence[int]
 """A text, or ids of the model's own tokens, which are taken as they are."""
 

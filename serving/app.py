@@ -1,22 +1,28 @@
-"""The HTTP application around the service: BentoML's own, with `GET /info` and with every error as problem details."""
+"""The HTTP application around the service: BentoML's own, with routes that are read, its OpenAPI document and every error in one shape."""
 
 import asyncio
 import logging
+from pathlib import Path
 
 import bentoml
 from _bentoml_impl.server.app import ServiceAppFactory  # BentoML 1.4.39 has no public hook for errors
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 
+from serving.middleware import ContractMiddleware
+from serving.openapi import Document, document
 from serving.problems import Problem
 from serving.settings import settings
 
 WATCH_SECONDS = 0.5
 """How often a request under way is looked at: whether its client is still there and its time not over."""
+
+SWAGGER = Path(__file__).parent / "swagger.html"
 
 logger = logging.getLogger("bentoml.trigen")
 
@@ -28,17 +34,25 @@ class TrigenAppFactory(ServiceAppFactory):
         """Build the application of one worker."""
         app: Starlette = super().__call__()
         app.add_route("/info", self.info, methods=["GET"])
+        app.add_route("/v1/models", self.models, methods=["GET"])
+        app.add_route("/v1/models/{model}", self.model, methods=["GET"])
         app.add_exception_handler(HTTPException, _framework_error)
         return app
 
     @property
     def middlewares(self) -> list[Middleware]:
-        """BentoML's, but a stream is one span in a trace, not one more for each of its events, which took a quarter of their time."""
+        """BentoML's, and within them the contract's. A stream is one span in a trace, not one more for each of its events, which took a
+        quarter of their time.
+        """
         middlewares: list[Middleware] = super().middlewares
         for middleware in middlewares:
             if isinstance(middleware.cls, type) and issubclass(middleware.cls, OpenTelemetryMiddleware):
                 middleware.kwargs["exclude_spans"] = ["send"]
-        return middlewares
+        return [*middlewares, Middleware(ContractMiddleware)]
+
+    async def index_page(self, _: Request) -> Response:
+        """Swagger UI, from BentoML's files alone: its own page asks another host who looks at it."""
+        return FileResponse(SWAGGER)
 
     async def api_endpoint(self, name: str, request: Request) -> Response:
         """Run one API until it answers, its client leaves or its time is over; then it stops computing.
@@ -64,9 +78,17 @@ class TrigenAppFactory(ServiceAppFactory):
             work.cancel()
         return response
 
-    async def info(self, request: Request) -> JSONResponse:  # noqa: ARG002
+    async def info(self, _: Request) -> Response:
         """`GET /info`: see `service.Trigen.info`."""
-        return JSONResponse(self._service_instance.info())
+        return _json(self._service_instance.info())
+
+    async def models(self, _: Request) -> Response:
+        """`GET /v1/models`: see `service.Trigen.list_models`."""
+        return _json(self._service_instance.list_models())
+
+    async def model(self, request: Request) -> Response:
+        """`GET /v1/models/{model}`: see `service.Trigen.get_model`."""
+        return _json(self._service_instance.get_model(request.path_params["model"]))
 
 
 async def _framework_error(request: Request, error: Exception) -> Response:
@@ -77,8 +99,17 @@ async def _framework_error(request: Request, error: Exception) -> Response:
     return response
 
 
+def _json(model: BaseModel) -> Response:
+    return JSONResponse(model.model_dump(mode="json"))
+
+
 class TrigenService(bentoml.Service):
-    """`service_class` of the service: BentoML asks it for the application."""
+    """`service_class` of the service: BentoML asks it for the application, and for the OpenAPI document."""
+
+    @property
+    def openapi_spec(self) -> Document:
+        """See `bentoml.Service`."""
+        return document()
 
     def to_asgi(self, is_main: bool = True) -> Starlette:
         """See `bentoml.Service`."""

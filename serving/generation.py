@@ -1,17 +1,18 @@
 """From a request to its answer, whichever model writes it."""
 
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 from starlette.responses import Response
 
-from models.base import PromptTooLong, SamplingParams, TextModel, Token
+from models.base import PromptTooLong, SamplingParams, TextModel, Token, UnknownIds
 from models.engines import EngineStopped
 from models.llm import LLM
 from serving.problems import Problem, invalid_field
-from serving.schemas import AnswerResponse, GenerateResponse, sampling_params
-from serving.streaming import event_stream
+from serving.schemas import AnswerResponse, GenerateEvent, GenerateResponse, ProblemDetails, sampling_params
+from serving.streaming import EventStream, stream_problem
 
 Generated = GenerateResponse | Response
 """The whole text, or its events as they come."""
@@ -20,22 +21,20 @@ Generated = GenerateResponse | Response
 async def continue_text(model: TextModel, tag: str, start_word: str, stream: bool, **sampling: Any) -> Generated:
     """Continue a prompt. `sampling` are the other fields of `GenerateRequest`; `tag` names the model in the answer."""
     params = sampling_params(**sampling, stream=stream)
-    with _problems("start_word", tag):
-        return await _generate(model.stream(start_word, params), tag, start_word, params, stream)
+    return await _generate(checked(model.stream(start_word, params), "start_word", tag), tag, start_word, params, stream)
 
 
 async def continue_or_answer(model: LLM, tag: str, start_word: str, context: str | None, stream: bool, **sampling: Any) -> Generated:
-    """Ask a prompt that ends in a question mark through the question-answering template; continue any other as text.
-
-    A context without a question is refused: it would have no effect.
+    """Ask a prompt that ends in a question mark through the question-answering template; continue any other as text, in which `context`
+    stands before it.
     """
-    if start_word.rstrip().endswith("?"):
-        params = sampling_params(**sampling, stream=stream, greedy=True)
-        with _problems("start_word" if context is None else "context", tag):
-            return await _generate(model.ask(start_word, context, params), tag, start_word, params, stream)
-    if context is not None:
-        raise invalid_field("context", "goes with a start_word that ends in a question mark", "context_without_question")
-    return await continue_text(model, tag, start_word, stream, **sampling)
+    question = start_word.rstrip().endswith("?")
+    params = sampling_params(**sampling, stream=stream, greedy=question)
+    if question:
+        tokens = model.ask(start_word, context, params)
+    else:
+        tokens = model.stream(f"{context}\n{start_word}" if context else start_word, params)
+    return await _generate(checked(tokens, "context" if context else "start_word", tag), tag, start_word, params, stream)
 
 
 async def answer_question(model: LLM, tag: str, question: str, context: str, length: int) -> AnswerResponse:
@@ -47,7 +46,7 @@ async def answer_question(model: LLM, tag: str, question: str, context: str, len
 
 async def _generate(tokens: AsyncGenerator[Token], tag: str, start_word: str, params: SamplingParams, stream: bool) -> Generated:
     if stream:
-        return await event_stream(tokens, seed=params.seed, model=tag)
+        return await EventStream.begin(tokens, lambda tokens: _events(tokens, seed=params.seed, model=tag))
     generated = [token async for token in tokens]
     return GenerateResponse(
         generated_text=start_word + "".join(token.text for token in generated),
@@ -58,14 +57,45 @@ async def _generate(tokens: AsyncGenerator[Token], tag: str, start_word: str, pa
     )
 
 
-@contextmanager
-def _problems(longest: str, tag: str) -> Iterator[None]:
-    """What a model raises, as the `Problem` to answer with: 422 for the field to shorten where its prompt is too long, 503 where it
-    does not work any more.
+async def _events(tokens: AsyncIterator[Token], **told: Any) -> AsyncGenerator[str]:
+    """`GenerateEvent`s: one for each piece of text, and a last one that has `finish_reason`, `new_tokens` and what is `told`."""
+
+    def event(**fields: Any) -> str:
+        return GenerateEvent(**fields).model_dump_json(exclude_unset=True)
+
+    count = 0
+    try:
+        async for token in tokens:
+            count += token.count
+            if token.finish_reason:
+                yield event(text=token.text, finish_reason=token.finish_reason, new_tokens=count, **told)
+            elif token.text:  # empty while a character is incomplete
+                yield event(text=token.text)
+    except asyncio.CancelledError:
+        yield event(text="", finish_reason="cancelled", new_tokens=count, **told)
+        raise
+    except Exception as error:
+        problem = ProblemDetails(**stream_problem(error).details)
+        yield event(text="", finish_reason="error", new_tokens=count, problem=problem, **told)
+
+
+async def checked(tokens: AsyncGenerator[Token], prompt: str, tag: str) -> AsyncGenerator[Token]:
+    """Pass `tokens` on. What the model raises is the `Problem` to answer with: 422 for the field `prompt`, where that is too long or none;
+    503 where the model, called `tag`, does not work any more.
     """
+    with _problems(prompt, tag):
+        async with aclosing(tokens):
+            async for token in tokens:
+                yield token
+
+
+@contextmanager
+def _problems(prompt: str, tag: str) -> Iterator[None]:
     try:
         yield
     except PromptTooLong as error:
-        raise invalid_field(longest, str(error), "prompt_too_long") from None
+        raise invalid_field(prompt, str(error), "context_length_exceeded") from None
+    except UnknownIds as error:
+        raise invalid_field(prompt, str(error), "unknown_ids") from None
     except EngineStopped as error:
         raise Problem(503, f"{tag} cannot answer: {error}") from error

@@ -2,19 +2,22 @@
 
 import math
 import secrets
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import bentoml
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect, Request
+from typing_extensions import TypeAliasType
 
 from models.base import FinishReason, SamplingParams
+from serving.admission import ADMISSION
 from serving.problems import Problem, invalid_body
 from serving.settings import settings
 
-LENGTH = Field(ge=1, le=512, description="New tokens at most: words for the bigram and the LSTM, BPE tokens for the LLM.")
-PROMPT = Field(min_length=1, max_length=4_000, description="The text to continue: one word or any prompt.")
+LENGTH = Field(ge=1, le=512, examples=[20], description="New tokens at most: words for the bigram and the LSTM, BPE tokens for the LLM.")
+PROMPT = Field(min_length=1, max_length=4_000, examples=["The"], description="The text to continue: one word or any prompt.")
 CONTEXT_CHARACTERS = 20_000
+StreamFinishReason = TypeAliasType("StreamFinishReason", Literal["length", "stop", "cancelled", "error"])
 
 
 class RequestBody(bentoml.IODescriptor):
@@ -41,9 +44,21 @@ class RequestBody(bentoml.IODescriptor):
             raise Problem(400, "the client left before its request was read") from None
         request.state.body_was_read = True  # what the client sends from now on is that it leaves
         try:
-            return cls.model_validate_json(bytes(body))  # type: ignore[no-any-return]
+            request_body: Self = cls.model_validate_json(bytes(body))
         except ValidationError as error:
-            raise invalid_body(error) from None
+            raise cls.problem(error) from None
+        ADMISSION.take(request_body.texts)
+        return request_body
+
+    @classmethod
+    def problem(cls, error: ValidationError) -> Problem:
+        """What to answer a wrong body with."""
+        return invalid_body(error)
+
+    @property
+    def texts(self) -> int:
+        """How many the request asks for."""
+        return 1
 
 
 class GenerateRequest(RequestBody):
@@ -69,9 +84,13 @@ class GenerateRequest(RequestBody):
 
 
 class GenerateWithLLMRequest(GenerateRequest):
-    """A prompt that ends in a question mark is asked as a question, about `context` if it is given."""
+    """A prompt that ends in a question mark is asked as a question, about `context` if it is given; any other is continued."""
 
-    context: str | None = Field(None, max_length=CONTEXT_CHARACTERS, description="The passage that holds the answer.")
+    context: str | None = Field(
+        None,
+        max_length=CONTEXT_CHARACTERS,
+        description="The passage that holds the answer to a question; of another prompt, what stands before it.",
+    )
 
 
 class GenerateResponse(bentoml.IODescriptor):
@@ -84,11 +103,50 @@ class GenerateResponse(bentoml.IODescriptor):
     model: str = Field(description="The model's tag in the store.")
 
 
+class Fault(BaseModel):
+    """What is wrong with one field."""
+
+    loc: list[str | int] = Field(description="The path to the field.", examples=[["length"]])
+    msg: str = Field(description="What is wrong.", examples=["Input should be greater than or equal to 1"])
+    type: str = Field(description="What kind of fault it is.", examples=["greater_than_equal"])
+
+
+class ProblemDetails(BaseModel):
+    """What is wrong, as RFC 9457 has it (https://www.rfc-editor.org/rfc/rfc9457)."""
+
+    type: str = Field(description="A URI of the kind of problem; `about:blank`: the status says it.", examples=["about:blank"])
+    title: str = Field(description="The status in words.", examples=["Unprocessable Entity"])
+    status: int = Field(description="The HTTP status.", examples=[422])
+    detail: str = Field(description="What is wrong, and what to do.", examples=["length: Input should be greater than or equal to 1"])
+    request_id: str = Field(description="The request, as the header `X-Request-ID` and the service's log name it.")
+    errors: list[Fault] | None = Field(None, description="Of a body: each field that is wrong.")
+
+
+class GenerateEvent(BaseModel):
+    """The `data` of an event of a stream: a piece of text; the last one also has the other fields, and a stream without it was cut off."""
+
+    text: str = Field(description="What comes next of the text.")
+    finish_reason: StreamFinishReason | None = Field(
+        None,
+        description="In the last event: as in GenerateResponse, or `cancelled`: the service stopped; `error`: see `problem`.",
+    )
+    new_tokens: int | None = Field(None, description="In the last event: how many tokens the model added.")
+    seed: int | None = Field(None, description="In the last event: the seed that gives this text again.")
+    model: str | None = Field(None, description="In the last event: the model's tag in the store.")
+    problem: ProblemDetails | None = Field(None, description="In the last event, if something went wrong: what.")
+
+
 class AnswerRequest(RequestBody):
     """A question and the passage that answers it."""
 
-    question: str = Field(min_length=1, max_length=4_000, pattern=r"\S", description="The question.")
-    context: str = Field(min_length=1, pattern=r"\S", max_length=CONTEXT_CHARACTERS, description="The passage that holds the answer.")
+    question: str = Field(min_length=1, max_length=4_000, pattern=r"\S", examples=["Who kept the light?"], description="The question.")
+    context: str = Field(
+        min_length=1,
+        pattern=r"\S",
+        max_length=CONTEXT_CHARACTERS,
+        examples=["From 1889 to 1921 the light was kept by Anna Berg."],
+        description="The passage that holds the answer.",
+    )
 
 
 class AnswerResponse(bentoml.IODescriptor):

@@ -5,7 +5,7 @@ import importlib.util
 from typing import Literal
 
 from bentoml.exceptions import BentoMLConfigException
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MAX_TIMEOUT_SECONDS = 3600
@@ -21,6 +21,10 @@ class Settings(BaseSettings):
     reproducible: bool = False
     """The CPU engine computes one request after the other: the LLM too gives the same text for the same seed whatever else it is asked,
     but many wait for each other."""
+    api_key: SecretStr | None = Field(default=None, min_length=1)
+    """Clients must send it: `Authorization: Bearer KEY`. Documentation, probes and metrics need no key."""
+    max_texts: int = Field(default=128, ge=1)
+    """Texts under way at most: what goes beyond is refused with 429."""
     max_body_bytes: int = Field(default=1_000_000, ge=1)
     """A larger request body is refused with 413."""
     timeout_seconds: int = Field(default=60, ge=1, le=MAX_TIMEOUT_SECONDS)
@@ -28,6 +32,8 @@ class Settings(BaseSettings):
     stream_interval_ms: int = Field(default=50, ge=0, le=1_000)
     """The LLM's streams send their first token at once, and then what has come since about so often: 20 times a second looks as smooth as
     each token by itself, and costs the processor that also generates less. 0 sends each token by itself."""
+    ping_seconds: float = Field(default=15, ge=0.1, le=600)
+    """A stream that has nothing to say for so long says that it is still there: proxies close what is silent."""
     answer_length: int = Field(default=64, ge=1, le=512)
     """Tokens of an answer of `/answer_question` at most."""
 

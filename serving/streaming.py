@@ -2,81 +2,116 @@
 
 import asyncio
 import contextlib
-import json
 import logging
-from collections.abc import AsyncGenerator
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any, Generic, TypeVar
 
 from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from models.base import Token
-from models.engines import EngineStopped
 from serving.problems import Problem
 from serving.settings import settings
 
 LAST_EVENT_SECONDS = 5
 """What a client may take to read that its time is over."""
+PING = b": still there\n\n"
+"""A comment, which clients skip."""
 
 logger = logging.getLogger("bentoml.trigen")
+T = TypeVar("T")
 
 
 class EventStream(StreamingResponse):
-    """An event for each piece of text, and a last one that says how it ended. The client that leaves ends the work, and so does the time
-    that a request may take, be it that the client does not read.
+    """Events as they come. The client that leaves ends the work, and so does the time that a request may take, be it that the client does
+    not read. While there is nothing to tell, a comment says that somebody is still there.
     """
 
-    def __init__(self, first: Token, tokens: AsyncGenerator[Token], deadline: float, told: dict[str, Any]) -> None:
+    def __init__(self, source: "_Source[Any]", events: AsyncGenerator[str]) -> None:
         # Proxies must not collect the events: nginx asks for the header of that name.
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-        super().__init__(_events(first, tokens, deadline, told), media_type="text/event-stream", headers=headers)
-        self._tokens, self._deadline = tokens, deadline
+        super().__init__((f"data: {event}\n\n" async for event in events), media_type="text/event-stream", headers=headers)
+        self._source = source
+
+    @classmethod
+    async def begin(cls, items: AsyncGenerator[T], events: Callable[[AsyncIterator[T]], AsyncGenerator[str]]) -> "EventStream":
+        """Answer with what `events` makes of `items`: the `data` of each event.
+
+        What goes wrong before the first item is raised here, so that it can be answered with a status of its own, unless nothing comes for
+        as long as a stream may be silent. What goes wrong later is raised in `events`, which has the last word; so are `TimeoutError`, when
+        the request's time is over, and `asyncio.CancelledError`, when the service stops.
+        """
+        source = _Source(items)
+        await source.wait()
+        return cls(source, events(source))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer."""
+        loop, spoken, more = asyncio.get_running_loop(), 0.0, False
+
+        async def noting(message: Message) -> None:
+            nonlocal spoken, more
+            spoken, more = loop.time(), message.get("more_body", message["type"] == "http.response.start")
+            await send(message)
+
+        async def ping() -> None:
+            silence = settings().ping_seconds
+            while True:
+                await asyncio.sleep(max(spoken + silence - loop.time(), 0.01))
+                if more and loop.time() >= spoken + silence:
+                    await noting({"type": "http.response.body", "body": PING, "more_body": True})
+
+        pinging = asyncio.ensure_future(ping())
         try:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(self._deadline + LAST_EVENT_SECONDS):
-                    await super().__call__(scope, receive, send)
+                async with asyncio.timeout_at(self._source.deadline + LAST_EVENT_SECONDS):
+                    await super().__call__(scope, receive, noting)
         finally:
-            await self._tokens.aclose()
+            pinging.cancel()
+            await self._source.aclose()
 
 
-async def event_stream(tokens: AsyncGenerator[Token], **told: Any) -> EventStream:
-    """Answer with an event for each piece of text, `{"text": …}`, and a last one that also has `finish_reason`, `new_tokens` and what is
-    `told`: a stream without it was cut off. A piece is one token or more: see `Settings.stream_interval_ms`.
+class _Source(Generic[T]):
+    """Items, of which the first may have been waited for already; none comes after the time that a request may take."""
 
-    What is wrong before the first token is raised here, so that it can be answered with a status of its own; what goes wrong later
-    makes the last event's `finish_reason` `error`, with a `problem` as the body of an error would be.
-    """
-    deadline = asyncio.get_running_loop().time() + settings().timeout_seconds
-    return EventStream(await anext(tokens), tokens, deadline, told)
+    def __init__(self, items: AsyncGenerator[T]) -> None:
+        self._items = items
+        self._first: asyncio.Future[T] | None = asyncio.ensure_future(anext(items))
+        self.deadline = asyncio.get_running_loop().time() + settings().timeout_seconds
+
+    async def wait(self) -> None:
+        """Wait for the first item, but no longer than a stream may be silent. Raises what is wrong with it."""
+        assert self._first
+        try:
+            await asyncio.wait([self._first], timeout=settings().ping_seconds)
+            if self._first.done():
+                self._first.result()
+        except BaseException:
+            await self.aclose()
+            raise
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        async with asyncio.timeout_at(self.deadline):
+            if self._first:
+                first, self._first = self._first, None
+                return await first
+            return await anext(self._items)
+
+    async def aclose(self) -> None:
+        """Stop the work."""
+        if self._first:
+            self._first.cancel()
+            await asyncio.gather(self._first, return_exceptions=True)
+        await self._items.aclose()
 
 
-async def _events(first: Token, tokens: AsyncGenerator[Token], deadline: float, told: dict[str, Any]) -> AsyncGenerator[bytes]:
-    token, count = first, first.count
-    try:
-        while not token.finish_reason:
-            if token.text:  # empty while a character is incomplete
-                yield _event({"text": token.text})
-            async with asyncio.timeout_at(deadline):
-                token = await anext(tokens)
-            count += token.count
-    except Exception as error:
-        failed = {"text": "", "finish_reason": "error", "new_tokens": count} | told
-        yield _event(failed | {"problem": _problem(error).body})
-    else:
-        yield _event({"text": token.text, "finish_reason": token.finish_reason, "new_tokens": count} | told)
-
-
-def _problem(error: Exception) -> Problem:
+def stream_problem(error: Exception) -> Problem:
+    """What a stream's last event tells of an error."""
+    if isinstance(error, Problem):
+        return error
     if isinstance(error, TimeoutError):
         return Problem.timeout()
-    if isinstance(error, EngineStopped):
-        return Problem(503, f"the model cannot go on: {error}")
     logger.error("a stream failed", exc_info=error)
     return Problem.internal()
-
-
-def _event(data: dict[str, Any]) -> bytes:
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
