@@ -59,7 +59,8 @@ def without_first_space(scores: Sequence[TokenScore]) -> tuple[TokenScore, ...]:
     if not scores:
         return ()
     first = scores[0].text.removeprefix(" ")
-    return (replace(scores[0], text=first, characters=len(first)), *scores[1:])
+    top = tuple((word.removeprefix(" "), logprob) for word, logprob in scores[0].top)
+    return (replace(scores[0], text=first, characters=len(first), top=top), *scores[1:])
 
 
 def require_text(prompt: Prompt) -> str:

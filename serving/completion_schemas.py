@@ -8,15 +8,19 @@ from typing_extensions import TypeAliasType
 
 from models.base import FinishReason
 from serving.problems import Problem
-from serving.schemas import RequestBody, StreamFinishReason
+from serving.schemas import AnyInteger, RequestBody, Seed, StreamFinishReason
 
 ModelName = TypeAliasType("ModelName", Literal["bigram", "rnn", "llm"])
 PROMPTS, CHOICES = 16, 8
 """Prompts of a request, and texts for each, at most."""
 
+DONE = "[DONE]"
+"""The `data` of a stream's last event, as OpenAI's clients expect."""
+
 Text = Annotated[str, Field(min_length=1, max_length=20_000)]
-Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=20_000)]
-TokenLogprobs = TypeAliasType("TokenLogprobs", dict[str, float])
+Ids = Annotated[list[Annotated[int, Field(ge=0), AnyInteger]], Field(min_length=1, max_length=20_000)]
+LogProbability = TypeAliasType("LogProbability", float)
+TokenLogprobs = TypeAliasType("TokenLogprobs", dict[str, LogProbability])
 StopString = Annotated[str, Field(min_length=1)]
 Prompt = (
     Text
@@ -37,23 +41,40 @@ class StreamOptions(BaseModel):
 class CompletionRequest(RequestBody):
     """What to complete, and how. Parameters of OpenAI's that are not listed would have no effect and are refused."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"model": "llm", "prompt": "The", "max_tokens": 20},
+                {"model": "bigram", "prompt": ["The light", "A ship"], "max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0},
+            ],
+            "dependentSchemas": {
+                "stream_options": {
+                    "anyOf": [
+                        {"properties": {"stream": {"const": True}}, "required": ["stream"]},
+                        {"properties": {"stream_options": {"type": "null"}}},
+                    ]
+                }
+            },
+        }
+    )
+
     model: ModelName = Field(description="Which model completes.", examples=["llm"])
     prompt: Prompt = Field(
         description="The text to continue, or several; the llm also takes ids of its tokenizer, a list for each text.", examples=["The"]
     )
-    max_tokens: int | None = Field(16, ge=0, le=1_024, description="New tokens at most; 0 with `echo` reads the prompt alone.")
+    max_tokens: Annotated[int, Field(ge=0, le=1_024), AnyInteger] | None = Field(
+        16, description="New tokens at most; 0 with `echo` reads the prompt alone."
+    )
     temperature: float | None = Field(1, ge=0, le=2, description="0 takes the most probable token each time.")
     top_p: float | None = Field(1, gt=0, le=1, description="Sample among the most probable tokens that together reach this probability.")
-    n: int | None = Field(1, ge=1, le=CHOICES, description="How many texts for each prompt.")
+    n: Annotated[int, Field(ge=1, le=CHOICES), AnyInteger] | None = Field(1, description="How many texts for each prompt.")
     stop: StopString | Annotated[list[StopString], Field(max_length=8)] | None = Field(
         None, description="The text ends before the first of these strings."
     )
-    seed: int | None = Field(None, ge=0, lt=2**32, description="Same seed, same text (the llm's: with TRIGEN_REPRODUCIBLE).")
+    seed: Seed | None = Field(None, description="Same seed, same text (the llm's: with TRIGEN_REPRODUCIBLE).")
     echo: bool | None = Field(False, description="Begin each text with its prompt.")
-    logprobs: int | None = Field(
+    logprobs: Annotated[int, Field(ge=0, le=5), AnyInteger] | None = Field(
         None,
-        ge=0,
-        le=5,
         description="Tell the log-probability of each token, under `echo` of the prompt's too, and of so many alternatives.",
     )
     stream: bool | None = Field(False, description="Answer with Server-Sent Events, each a CompletionChunk, and `[DONE]` in the end.")

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from models.base import FinishReason, Prompt, SamplingParams, TextModel, Token, UnknownIds
 from models.llm import LLM
 from serving.completion_schemas import (
+    DONE,
     ChunkChoice,
     Completion,
     CompletionChoice,
@@ -27,9 +28,6 @@ from serving.problems import invalid_field
 from serving.schemas import StreamFinishReason
 from serving.settings import settings
 from serving.streaming import EventStream, stream_problem
-
-DONE = "[DONE]"
-"""The `data` of a stream's last event, as OpenAI's clients expect."""
 
 
 @dataclass

@@ -4,16 +4,16 @@ BentoML's own is not valid OpenAPI, inlines every body and knows no error; this 
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue, models_json_schema
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, core_schema
 
 from serving import __version__
-from serving.completion_schemas import Completion, CompletionChunk, CompletionRequest, ErrorResponse, Model, ModelList
+from serving.completion_schemas import DONE, Completion, CompletionChunk, CompletionRequest, ErrorResponse, Model, ModelList
 from serving.info import Info
 from serving.schemas import (
     AnswerRequest,
@@ -69,19 +69,11 @@ class Operation:
     request: type[BaseModel] | None = None
     event: type[BaseModel] | None = None
     """The data of a stream's events, where the answer can be one."""
-    examples: dict[str, dict[str, Any]] = field(default_factory=dict)
     parameter: str | None = None
     needs_key: bool = True
 
 
 BODY = (400, 401, 413, 415, 422, 429, 500, 504)
-PROMPT = {"a prompt": {"start_word": "The", "length": 20}, "greedy": {"start_word": "The light", "length": 20, "temperature": 0}}
-QUESTION = {"question": "Who kept the light?", "context": "From 1889 to 1921 the light was kept by Anna Berg."}
-ASKED = {"start_word": QUESTION["question"], "context": QUESTION["context"], "length": 20}
-COMPLETION = {
-    "a prompt": {"model": "llm", "prompt": "The", "max_tokens": 20},
-    "log-probabilities": {"model": "bigram", "prompt": "The light", "max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0},
-}
 OPERATIONS = (
     Operation(
         "generate_text",
@@ -92,7 +84,6 @@ OPERATIONS = (
         GenerateResponse,
         GenerateRequest,
         GenerateEvent,
-        PROMPT,
     ),
     Operation(
         "generate_with_rnn",
@@ -103,7 +94,6 @@ OPERATIONS = (
         GenerateResponse,
         GenerateRequest,
         GenerateEvent,
-        PROMPT,
     ),
     Operation(
         "generate_with_llm",
@@ -114,7 +104,6 @@ OPERATIONS = (
         GenerateResponse,
         GenerateWithLLMRequest,
         GenerateEvent,
-        PROMPT | {"a question": ASKED},
     ),
     Operation(
         "answer_question",
@@ -124,7 +113,6 @@ OPERATIONS = (
         (*BODY, 503),
         AnswerResponse,
         AnswerRequest,
-        examples={"a question": QUESTION},
     ),
     Operation(
         "create_completion",
@@ -135,7 +123,6 @@ OPERATIONS = (
         Completion,
         CompletionRequest,
         CompletionChunk,
-        COMPLETION,
     ),
     Operation("list_models", "/v1/models", "openai", "The models", (401, 500), ModelList),
     Operation("get_model", "/v1/models/{model}", "openai", "One of the models", (401, 404, 500), Model, parameter="model"),
@@ -168,6 +155,11 @@ class _Schemas(GenerateJsonSchema):
 
     def field_title_should_be_set(self, schema: CoreSchema) -> bool:  # noqa: ARG002
         return False
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        """A default of null says no more than that the field may be left out."""
+        described = super().default_schema(schema)
+        return described if described.get("default", ...) is not None else {key: described[key] for key in described if key != "default"}
 
 
 def document() -> Document:
@@ -232,9 +224,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
             {"name": operation.parameter, "in": "path", "required": True, "description": "Its name.", "schema": schema}
         ]
     if operation.request:
-        content: dict[str, Any] = {"schema": _reference(operation.request)}
-        content["examples"] = {name: {"value": value} for name, value in operation.examples.items()}
-        described["requestBody"] = {"required": True, "content": {"application/json": content}}
+        described["requestBody"] = {"required": True, "content": {"application/json": {"schema": _reference(operation.request)}}}
     return described
 
 
@@ -244,8 +234,13 @@ def _answer(operation: Operation) -> dict[str, Any]:
         return described | {"content": {"text/plain": {"schema": {"type": "string"}}}}
     content: dict[str, Any] = {"application/json": {"schema": _reference(operation.answer)}}
     if operation.event:
-        events = {"type": "string", "contentMediaType": "application/json", "contentSchema": _reference(operation.event)}
-        content["text/event-stream"] = {"schema": {"description": "With `stream`: the `data` of each event is of this schema.", **events}}
+        data: dict[str, Any] = {"type": "string", "contentMediaType": "application/json", "contentSchema": _reference(operation.event)}
+        if operation.event is CompletionChunk:
+            data = {"anyOf": [data, {"const": DONE}]}
+        event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
+        content["text/event-stream"] = {
+            "schema": {"description": f"With `stream`: events, whose data are {operation.event.__name__}s.", **event}
+        }
     return described | {"content": content}
 
 

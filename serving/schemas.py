@@ -5,7 +5,7 @@ import secrets
 from typing import Annotated, Any, Literal, Self
 
 import bentoml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from typing_extensions import TypeAliasType
 
@@ -14,9 +14,13 @@ from serving.admission import ADMISSION
 from serving.problems import Problem, invalid_body
 from serving.settings import settings
 
-LENGTH = Field(ge=1, le=512, examples=[20], description="New tokens at most: words for the bigram and the LSTM, BPE tokens for the LLM.")
 PROMPT = Field(min_length=1, max_length=4_000, examples=["The"], description="The text to continue: one word or any prompt.")
 CONTEXT_CHARACTERS = 20_000
+AnyInteger = BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)
+"""JSON knows one kind of numbers: 20.0 is an integer to JSON Schema, and what some clients write. It comes behind the bounds, or pydantic
+does not tell of them.
+"""
+Seed = Annotated[int, Field(ge=0, lt=2**32), AnyInteger]
 StreamFinishReason = TypeAliasType("StreamFinishReason", Literal["length", "stop", "cancelled", "error"])
 
 
@@ -64,17 +68,25 @@ class RequestBody(bentoml.IODescriptor):
 class GenerateRequest(RequestBody):
     """A prompt, how much to add to it, and how to sample."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"start_word": "The", "length": 20}, {"start_word": "The light", "length": 20, "temperature": 0}]}
+    )
+
     start_word: str = PROMPT
-    length: int = LENGTH
+    length: Annotated[int, Field(ge=1, le=512), AnyInteger] = Field(
+        examples=[20], description="New tokens at most: words for the bigram and the LSTM, BPE tokens for the LLM."
+    )
     temperature: float | None = Field(
         None, ge=0, le=2, description="0 takes the most probable token each time. Default: 0.8, and 0 for a question put to the LLM."
     )
-    top_k: int = Field(0, ge=0, le=1_000, description="Sample among the k most probable tokens; 0 does not restrict.")
-    top_p: float = Field(0.95, gt=0, le=1, description="Sample among the most probable tokens that together reach this probability.")
-    seed: int | None = Field(
+    top_k: Annotated[int, Field(ge=0, le=1_000), AnyInteger] = Field(
+        0, description="Sample among the k most probable tokens; 0 does not restrict."
+    )
+    top_p: float | None = Field(
+        None, gt=0, le=1, description="Sample among the most probable tokens that together reach this probability. Default: 0.95."
+    )
+    seed: Seed | None = Field(
         None,
-        ge=0,
-        lt=2**32,
         description="Same seed, same text (the LLM's: with TRIGEN_REPRODUCIBLE). Default: drawn, and told in the answer.",
     )
     stop: list[Annotated[str, Field(min_length=1)]] = Field(
@@ -85,6 +97,15 @@ class GenerateRequest(RequestBody):
 
 class GenerateWithLLMRequest(GenerateRequest):
     """A prompt that ends in a question mark is asked as a question, about `context` if it is given; any other is continued."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"start_word": "The", "length": 20},
+                {"start_word": "Who kept the light?", "context": "From 1889 to 1921 the light was kept by Anna Berg.", "length": 20},
+            ]
+        }
+    )
 
     context: str | None = Field(
         None,
@@ -167,7 +188,7 @@ def sampling_params(
     length: int,
     temperature: float | None,
     top_k: int,
-    top_p: float,
+    top_p: float | None,
     seed: int | None,
     stop: list[str],
     *,
@@ -182,7 +203,7 @@ def sampling_params(
         length=length,
         temperature=0 if greedy and temperature is None else chosen,
         top_k=top_k,
-        top_p=top_p,
+        top_p=SamplingParams.top_p if top_p is None else top_p,
         seed=secrets.randbits(32) if seed is None else seed,
         stop=tuple(stop),
         interval=settings().stream_interval_ms / 1000 if stream else math.inf,

@@ -58,7 +58,8 @@ def generation_config(params: SamplingParams, eos: frozenset[int]) -> genai.Gene
     config = genai.GenerationConfig(max_new_tokens=params.length, stop_token_ids=set(eos), logprobs=int(params.logprobs))
     if not params.greedy:
         config.do_sample = True
-        config.temperature, config.top_p, config.rng_seed = params.temperature, params.top_p, params.seed
+        config.temperature, config.rng_seed = params.temperature, params.seed
+        config.top_p = max(params.top_p, float(np.finfo(np.float32).tiny))  # what it holds as a float32 must not become 0
         if params.top_k:
             config.top_k = params.top_k
     return config
