@@ -16,12 +16,15 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_BENCH := $(VENV)/.installed-bench
 PEERS := $(VENV)-peers/.installed
 VLLM := $(VENV)-vllm/.installed
-SOURCES := train.py service.py models training serving benchmarks tests
+CLIENTS := $(VENV)-clients/.installed
+CONTRACT := $(VENV)-contract/.installed
+SOURCES := train.py service.py models training serving benchmarks tests examples clients/streaming.py
 
 export BENTOML_DO_NOT_TRACK ?= True
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train test test-slow bench-train bench-baselines bench-serve report lint types image format
+.PHONY: help serve train test test-slow bench-train bench-baselines bench-serve report lint types image format openapi client client-python \
+	client-typescript
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,10 +36,10 @@ serve: $(INSTALLED) ## serve on HOST:PORT (127.0.0.1:3000); trains the quickstar
 train: $(INSTALLED) ## the mission: GPT-2 on SQuAD from the Hub (a GPU's work); TRAIN="--max-minutes 30 …" adds flags
 	$(BIN)/python train.py $(TRAIN)
 
-test: $(INSTALLED_DEV) lint types ## lint, types and tests
+test: $(INSTALLED_DEV) lint types client-python ## lint, types and tests
 	$(BIN)/pytest -q
 
-test-slow: $(INSTALLED_DEV) ## the tests that need minutes, real weights or a container engine (BASE_IMAGE= as for `make image`)
+test-slow: $(INSTALLED_DEV) $(CONTRACT) client-python ## the tests that need minutes, real weights or a container engine (BASE_IMAGE= as for `make image`)
 	BASE_IMAGE=$(BASE_IMAGE) $(BIN)/pytest -q -m slow
 
 bench-train: $(INSTALLED_BENCH) ## fine-tuning against TRL and the plain loop, ten minutes; BENCH="--base-model … --dataset …" takes others
@@ -47,6 +50,20 @@ bench-baselines: $(INSTALLED_BENCH) ## the word models against markovify, nltk a
 
 bench-serve: $(INSTALLED_BENCH) $(PEERS) $(VLLM) ## the service against transformers serve, LitServe and vLLM over HTTP, 25 minutes
 	$(BIN)/python -m benchmarks.serve $(BENCH)
+
+openapi: $(INSTALLED) ## rewrite docs/openapi.json, which a test compares with what is served
+	$(BIN)/python -m serving.openapi > docs/openapi.json.new
+	@mv docs/openapi.json.new docs/openapi.json
+
+client: client-python client-typescript ## generate the clients from docs/openapi.json into clients/
+
+client-python: $(CLIENTS)
+	@rm -rf clients/python
+	PATH="$(abspath $(dir $(CLIENTS))bin):$$PATH" openapi-python-client generate --path docs/openapi.json --config clients/python.yaml --output-path clients/python
+	@cp clients/streaming.py clients/python/trigen_client/
+
+client-typescript:
+	cd clients/typescript && npm install --no-audit --no-fund && npm run generate && npm run check
 
 report: $(INSTALLED) ## compare the models of the run in RUN= (runs/quickstart) on the same held-out text, once more
 	$(BIN)/python -m training.comparison $(RUN)
@@ -83,6 +100,16 @@ $(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)
 
 $(INSTALLED_BENCH): benchmarks/requirements.txt $(INSTALLED)
 	$(BIN)/pip install --disable-pip-version-check -r benchmarks/requirements.txt
+	@touch $@
+
+$(CLIENTS): clients/requirements.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --disable-pip-version-check -r $<
+	@touch $@
+
+$(CONTRACT): clients/requirements-contract.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --disable-pip-version-check -r $<
 	@touch $@
 
 $(PEERS): benchmarks/serving/requirements-peers.txt
