@@ -21,8 +21,8 @@ print()
 # How probable each word of a text is, and what was expected instead.
 echo = client.completions.create(model="bigram", prompt="The light of the sea", max_tokens=0, echo=True, logprobs=1)
 scores = echo.choices[0].logprobs
-assert scores and scores.tokens and scores.token_logprobs
-print("log-probabilities:", list(zip(scores.tokens, scores.token_logprobs, strict=True)))
+assert scores is not None
+print("log-probabilities:", list(zip(scores.tokens or [], scores.token_logprobs or [], strict=True)))
 
 try:
     client.completions.create(model="llm", prompt="The", temperature=3)

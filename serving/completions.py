@@ -140,9 +140,8 @@ class _Request:
                     yield self._chunk([piece], self._usage() if ended and not separately else None)
             if separately:
                 yield self._chunk([], self._usage())
-        except asyncio.CancelledError:
+        except asyncio.CancelledError:  # not raised again: the answer ends here, and as it should
             yield self._chunk(_cut_off(texts, "cancelled"), self._usage())
-            raise
         except Exception as error:
             yield self._chunk(_cut_off(texts, "error"), self._usage(), OpenAIError(**stream_problem(error).openai_error))
         yield DONE

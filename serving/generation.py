@@ -71,9 +71,8 @@ async def _events(tokens: AsyncIterator[Token], **told: Any) -> AsyncGenerator[s
                 yield event(text=token.text, finish_reason=token.finish_reason, new_tokens=count, **told)
             elif token.text:  # empty while a character is incomplete
                 yield event(text=token.text)
-    except asyncio.CancelledError:
+    except asyncio.CancelledError:  # not raised again: the answer ends here, and as it should
         yield event(text="", finish_reason="cancelled", new_tokens=count, **told)
-        raise
     except Exception as error:
         problem = ProblemDetails(**stream_problem(error).details)
         yield event(text="", finish_reason="error", new_tokens=count, problem=problem, **told)

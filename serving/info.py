@@ -40,15 +40,15 @@ class Models(BaseModel):
 class Limits(BaseModel):
     """The bounds of a request: the least and the most, or the most."""
 
-    length: Bounds
-    start_word_characters: Bounds
-    question_characters: Bounds
-    context_characters: Bounds
-    context_tokens: int = Field(description="Of the LLM: prompt and new ones together.")
-    answer_tokens: int
-    body_bytes: int
+    length: Bounds = Field(description="New tokens of a text.")
+    start_word_characters: Bounds = Field(description="A prompt's.")
+    question_characters: Bounds = Field(description="A question's.")
+    context_characters: Bounds = Field(description="A passage's.")
+    context_tokens: int = Field(description="The LLM's, of prompt and new text together.")
+    answer_tokens: int = Field(description="Of an answer of `/answer_question`.")
+    body_bytes: int = Field(description="A request's; what goes beyond is refused with 413.")
     texts: int = Field(description="Under way at once; what goes beyond is refused with 429.")
-    timeout_seconds: int
+    timeout_seconds: int = Field(description="In which a request must be answered; else it is given up with 504.")
 
 
 class Info(BaseModel):

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,11 +86,11 @@ class Server:
 
 
 @contextmanager
-def serve(trained: Trained, log: Path, **environment: str) -> Iterator[Server]:
+def serve(trained: Trained, log: Path, arguments: Sequence[str] = (), **environment: str) -> Iterator[Server]:
     """The real service on a port of its own, from a bare `bentoml serve` in the project's root."""
     bentoml = shutil.which("bentoml", path=trained.environment()["PATH"])
     assert bentoml
-    command = [bentoml, "serve", "--host", "127.0.0.1", "--port", "PORT"]
+    command = [bentoml, "serve", "--host", "127.0.0.1", "--port", "PORT", *arguments]
     with served(command, "/readyz", log, trained.environment() | environment) as (url, process):
         yield Server(url, log, process.pid)
 

@@ -1,23 +1,30 @@
 import asyncio
 import math
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import pytest
 
-from models.base import SamplingParams, Token
+from models.base import Prompt, SamplingParams, Token
+from models.engines import Scorer
 from models.llm import LLM, answer_text, question_prompt
 
 
 class Scripted:
     """An engine that generates a text of its own and remembers what it was asked."""
 
-    context_length = 100
     alive, running, steps = True, 0, 0
+    tokenizer: Any = None
+    limits: Any = None
 
     def __init__(self, *pieces: str) -> None:
-        self.pieces, self.prompt, self.params = pieces, "", SamplingParams()
+        self.pieces, self.params = pieces, SamplingParams()
+        self.prompt: Prompt = ""
 
-    async def stream(self, prompt: str, params: SamplingParams) -> AsyncGenerator[Token]:
+    def scorer(self) -> Scorer:
+        raise NotImplementedError
+
+    async def stream(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Token]:
         self.prompt, self.params = prompt, params
         for piece in self.pieces:
             yield Token(piece, -0.1)

@@ -1,6 +1,9 @@
 """Streams of the real service, to their end and cut off."""
 
 import json
+import os
+import re
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,17 +14,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.client import GENERATORS, SEED_BODY, check_problem, post
+from tests.client import GENERATORS, SEED_BODY, check_problem, events, post
 from tests.conftest import Server, Trained, serve
-
-
-def events(server: Server, route: str, body: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a stream's `data:` lines say."""
-    with httpx.stream("POST", f"{server.url}{route}", json=body | {"stream": True}, timeout=60) as answer:
-        assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
-        lines = [line for line in answer.iter_lines() if line]
-    assert all(line.startswith("data: ") for line in lines)
-    return [json.loads(line.removeprefix("data: ")) for line in lines]
 
 
 @pytest.mark.parametrize("route", GENERATORS)
@@ -53,6 +47,11 @@ def test_a_stream_that_is_not_done_in_time_says_so(trained: Trained, tmp_path: P
         late = [stream[-1] for stream in streams if stream[-1]["finish_reason"] == "error"]
         assert late
         assert all(0 < last["new_tokens"] < 512 and last["problem"]["status"] == 504 for last in late)
+        assert all(re.fullmatch("[0-9a-f]{16}", last["problem"]["request_id"]) for last in late)
+        *_, last = events(hurried, "/v1/completions", {"model": "rnn", "prompt": ["The"] * 16, "max_tokens": 1024})
+        assert (last["error"]["type"], last["error"]["code"]) == ("server_error", "timeout")
+        assert {choice["finish_reason"] for choice in last["choices"]} == {"error"}
+        assert last["usage"]["completion_tokens"] > 0
         assert "Traceback" not in hurried.log.read_text()
 
 
@@ -99,6 +98,46 @@ def test_a_dead_engine_is_told_to_clients_and_probes(trained: Trained, tmp_path:
         assert httpx.get(f"{broken.url}/livez").status_code == httpx.get(f"{broken.url}/readyz").status_code == 503
         assert post(broken, "/generate_text", SEED_BODY).status_code == 200
         assert "Traceback" not in broken.log.read_text()
+
+
+def test_a_stream_that_waits_says_that_it_is_there(trained: Trained, tmp_path: Path) -> None:
+    body = {"start_word": ". " * 2000, "length": 2, "stream": True}
+    with serve(trained, tmp_path / "log", TRIGEN_PING_SECONDS="0.1") as server, ThreadPoolExecutor(4) as pool:
+
+        def lines(_: int) -> list[str]:
+            with httpx.stream("POST", f"{server.url}/generate_with_rnn", json=body, timeout=60) as answer:
+                assert answer.status_code == 200
+                return [line for line in answer.iter_lines() if line]
+
+        for read in pool.map(lines, range(4)):
+            assert read[0].startswith(":")  # a comment, which clients skip
+            assert json.loads(read[-1].removeprefix("data: "))["finish_reason"] == "length"
+            assert sum(line.startswith(":") for line in read) > 1
+
+
+@pytest.mark.parametrize("route", ["/generate_with_rnn", "/v1/completions"])
+def test_a_service_that_stops_says_so_in_its_streams(trained: Trained, tmp_path: Path, route: str) -> None:
+    body = {"model": "rnn", "prompt": ["The"] * 8, "max_tokens": 1024} if route.startswith("/v1") else {"start_word": "The", "length": 512}
+    begun = threading.Barrier(9)
+
+    def follow(_: int) -> dict[str, Any]:
+        with httpx.stream("POST", f"{server.url}{route}", json=body | {"stream": True}, timeout=60) as answer:
+            lines = (line for line in answer.iter_lines() if line.startswith("data: {"))
+            last = next(lines)
+            begun.wait(60)
+            last = [last, *lines][-1]
+            event: dict[str, Any] = json.loads(last.removeprefix("data: "))
+            return event
+
+    with serve(trained, tmp_path / "log", arguments=("--timeout-graceful-shutdown", "1")) as server, ThreadPoolExecutor(8) as pool:
+        following = [pool.submit(follow, number) for number in range(8)]
+        begun.wait(60)
+        os.kill(server.pid, signal.SIGTERM)
+        last = [each.result() for each in following]
+    reasons = [event["choices"][0]["finish_reason"] if "choices" in event else event["finish_reason"] for event in last]
+    assert "cancelled" in reasons
+    assert set(reasons) <= {"cancelled", "length"}
+    assert all(("usage" if "choices" in event else "new_tokens") in event for event in last)
 
 
 def kill_engine(server: Server) -> None:
