@@ -24,6 +24,7 @@ from serving.schemas import (
     GenerateWithLLMRequest,
 )
 from serving.settings import MAX_TIMEOUT_SECONDS, settings
+from serving.streaming import last_words
 
 # Python alone: for the distributions that BentoML names, it adds a compiler and git (590 MB), which wheels do not need.
 IMAGE = bentoml.images.Image(base_image="python:3.11-slim", distro="wheels-only", python_version="3.11")
@@ -96,6 +97,7 @@ class Trigen:
     __is_ready__ = __is_alive__
 
     @bentoml.on_shutdown
-    def close(self) -> None:
-        """Stop the engine."""
+    async def close(self) -> None:
+        """Let streams end, and stop the engine."""
+        await last_words()
         self.llm.close()

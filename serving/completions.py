@@ -27,7 +27,7 @@ from serving.generation import checked
 from serving.problems import invalid_field
 from serving.schemas import StreamFinishReason
 from serving.settings import settings
-from serving.streaming import EventStream, stream_problem
+from serving.streaming import EventStream, ServiceStops, stream_problem
 
 
 @dataclass
@@ -140,7 +140,7 @@ class _Request:
                     yield self._chunk([piece], self._usage() if ended and not separately else None)
             if separately:
                 yield self._chunk([], self._usage())
-        except asyncio.CancelledError:  # not raised again: the answer ends here, and as it should
+        except ServiceStops:
             yield self._chunk(_cut_off(texts, "cancelled"), self._usage())
         except Exception as error:
             yield self._chunk(_cut_off(texts, "error"), self._usage(), OpenAIError(**stream_problem(error).openai_error))
@@ -186,10 +186,9 @@ async def _as_they_come(texts: list[_Text]) -> AsyncGenerator[tuple[_Text, Token
                 raise token
             going_on -= token.finish_reason is not None
             yield text, token
-    finally:
+    finally:  # without waiting for them: a service that stops gives no time to say so
         for task in following:
             task.cancel()
-        await asyncio.gather(*following, return_exceptions=True)
 
 
 def _whole(text: _Text, pieces: list[ChunkChoice]) -> CompletionChoice:

@@ -1,6 +1,5 @@
 """From a request to its answer, whichever model writes it."""
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any
@@ -12,7 +11,7 @@ from models.engines import EngineStopped
 from models.llm import LLM
 from serving.problems import Problem, invalid_field
 from serving.schemas import AnswerResponse, GenerateEvent, GenerateResponse, ProblemDetails, sampling_params
-from serving.streaming import EventStream, stream_problem
+from serving.streaming import EventStream, ServiceStops, stream_problem
 
 Generated = GenerateResponse | Response
 """The whole text, or its events as they come."""
@@ -71,7 +70,7 @@ async def _events(tokens: AsyncIterator[Token], **told: Any) -> AsyncGenerator[s
                 yield event(text=token.text, finish_reason=token.finish_reason, new_tokens=count, **told)
             elif token.text:  # empty while a character is incomplete
                 yield event(text=token.text)
-    except asyncio.CancelledError:  # not raised again: the answer ends here, and as it should
+    except ServiceStops:
         yield event(text="", finish_reason="cancelled", new_tokens=count, **told)
     except Exception as error:
         problem = ProblemDetails(**stream_problem(error).details)

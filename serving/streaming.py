@@ -18,6 +18,7 @@ PING = b": still there\n\n"
 """A comment, which clients skip."""
 
 logger = logging.getLogger("bentoml.trigen")
+_under_way: "set[asyncio.Task[None]]" = set()
 T = TypeVar("T")
 
 
@@ -38,7 +39,7 @@ class EventStream(StreamingResponse):
 
         What goes wrong before the first item is raised here, so that it can be answered with a status of its own, unless nothing comes for
         as long as a stream may be silent. What goes wrong later is raised in `events`, which has the last word; so are `TimeoutError`, when
-        the request's time is over, and `asyncio.CancelledError`, when the service stops.
+        the request's time is over, and `ServiceStops`.
         """
         source = _Source(items)
         await source.wait()
@@ -60,23 +61,46 @@ class EventStream(StreamingResponse):
                 if more and loop.time() >= spoken + silence:
                     await noting({"type": "http.response.body", "body": PING, "more_body": True})
 
-        pinging = asyncio.ensure_future(ping())
+        async def answer() -> None:
+            pinging = asyncio.ensure_future(ping())
+            try:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(self._source.deadline + LAST_EVENT_SECONDS):
+                        await super(EventStream, self).__call__(scope, receive, noting)
+            finally:
+                pinging.cancel()
+                await self._source.aclose()
+
+        # A task of its own: a server that stops cancels this one, wherever it is, be it in the middle of sending.
+        answering = asyncio.ensure_future(answer())
+        _under_way.add(answering)
+        answering.add_done_callback(_under_way.discard)
         try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(self._source.deadline + LAST_EVENT_SECONDS):
-                    await super().__call__(scope, receive, noting)
-        finally:
-            pinging.cancel()
-            await self._source.aclose()
+            await asyncio.shield(answering)
+        except asyncio.CancelledError:
+            self._source.stop()
+            await last_words()
+
+
+async def last_words() -> None:
+    """Wait until the streams that were cancelled have said so: a server that stops ends its process without asking them."""
+    if _under_way:
+        await asyncio.wait(_under_way, timeout=LAST_EVENT_SECONDS)
+
+
+class ServiceStops(Exception):
+    """The service stops while a stream is under way."""
 
 
 class _Source(Generic[T]):
-    """Items, of which the first may have been waited for already; none comes after the time that a request may take."""
+    """Items, of which the first may have been waited for already; none comes after the time that a request may take, nor after `stop`."""
 
     def __init__(self, items: AsyncGenerator[T]) -> None:
         self._items = items
         self._first: asyncio.Future[T] | None = asyncio.ensure_future(anext(items))
         self.deadline = asyncio.get_running_loop().time() + settings().timeout_seconds
+        self._reader: asyncio.Task[Any] | None = None
+        self._stopped = False
 
     async def wait(self) -> None:
         """Wait for the first item, but no longer than a stream may be silent. Raises what is wrong with it."""
@@ -93,11 +117,28 @@ class _Source(Generic[T]):
         return self
 
     async def __anext__(self) -> T:
-        async with asyncio.timeout_at(self.deadline):
-            if self._first:
-                first, self._first = self._first, None
-                return await first
-            return await anext(self._items)
+        if self._stopped:
+            raise ServiceStops
+        self._reader = asyncio.current_task()
+        try:
+            async with asyncio.timeout_at(self.deadline):
+                if self._first:
+                    first, self._first = self._first, None
+                    return await first
+                return await anext(self._items)
+        except asyncio.CancelledError:
+            if self._stopped and self._reader:
+                self._reader.uncancel()
+                raise ServiceStops from None
+            raise
+        finally:
+            self._reader = None
+
+    def stop(self) -> None:
+        """Raise `ServiceStops` in who waits for the next item, or asks for it."""
+        self._stopped = True
+        if self._reader:
+            self._reader.cancel()
 
     async def aclose(self) -> None:
         """Stop the work."""
