@@ -104,8 +104,8 @@ class LLM:
         texts = _Texts(self.engine, ids[:before], params.scores or 0)
         scorer = self.engine.scorer()
         try:
-            read = await scorer.read(ids) if params.scores is not None else []
-            for token in prompt_token(params, texts.scores(ids[before:], read[before:])):
+            scores = texts.scores(ids[before:], (await scorer.read(ids))[before:]) if params.scores is not None else ()
+            for token in prompt_token(params, scores):
                 yield token
             if not params.length:
                 return
