@@ -66,10 +66,14 @@ class Trained:
 @pytest.fixture(scope="session")
 def trained(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """One run of the real `train.py` for all three models, registered in a store of its own."""
-    home = tmp_path_factory.mktemp("trained")
+    return train(tiny_base, tmp_path_factory.mktemp("trained"))
+
+
+def train(base: Path, home: Path) -> Trained:
+    """As `trained`, from another base model."""
     flags = "--max-minutes 0.4 --eval-examples 12 --max-length 768 --validations 0"
     done = run(
-        ["train.py", "--base-model", str(tiny_base), "--dataset", str(QUICKSTART), "--output-dir", str(home / "runs"), *flags.split()],
+        ["train.py", "--base-model", str(base), "--dataset", str(QUICKSTART), "--output-dir", str(home / "runs"), *flags.split()],
         home,
     )
     assert done.returncode == 0, done.stderr
