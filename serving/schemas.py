@@ -117,11 +117,11 @@ class GenerateWithLLMRequest(GenerateRequest):
 class GenerateResponse(bentoml.IODescriptor):
     """The prompt and its continuation."""
 
-    generated_text: str = Field(description="The prompt, followed by what the model adds.")
+    generated_text: str = Field(description="The prompt, followed by what the model adds.", examples=["The sea between rocks"])
     finish_reason: FinishReason = Field(description="`length`: as long as was asked for; `stop`: the model or a stop string ended it.")
-    new_tokens: int = Field(description="How many tokens the model added, the one that ends the text included.")
-    seed: int = Field(description="The seed that gives this text again (the LLM's: with TRIGEN_REPRODUCIBLE).")
-    model: str = Field(description="The model's tag in the store.")
+    new_tokens: int = Field(description="How many tokens the model added, the one that ends the text included.", examples=[4])
+    seed: int = Field(description="The seed that gives this text again (the LLM's: with TRIGEN_REPRODUCIBLE).", examples=[7])
+    model: str = Field(description="The model's tag in the store.", examples=["trigen-llm:tc7d73xigwudqax4"])
 
 
 class Fault(BaseModel):
@@ -173,7 +173,7 @@ class AnswerRequest(RequestBody):
 class AnswerResponse(bentoml.IODescriptor):
     """The answer, as in transformers' question-answering pipeline."""
 
-    answer: str = Field(description="The answer.")
+    answer: str = Field(description="The answer.", examples=["Anna Berg"])
     score: float = Field(
         ge=0,
         le=1,
@@ -181,7 +181,7 @@ class AnswerResponse(bentoml.IODescriptor):
     )
     start: int | None = Field(description="Offset of the answer's first character in the context; null if it is not a span of it.")
     end: int | None = Field(description="Offset behind the answer's last character; null if it is not a span of the context.")
-    model: str = Field(description="The model's tag in the store.")
+    model: str = Field(description="The model's tag in the store.", examples=["trigen-llm:tc7d73xigwudqax4"])
 
 
 def sampling_params(
