@@ -14,6 +14,14 @@ import pytest
 from benchmarks.random_base import save_random_gpt2
 from benchmarks.serving.process import served
 
+# Here and, inherited, in every child process:
+# Threads that wait for one another sleep. By default OpenMP has them spin: with tiny models, and whenever something else wants the cores
+# too, most of the time goes there. It is read when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# OpenVINO takes this for a build pipeline, where it sends no usage statistics. It would send some 50 for each export, each from a fork of
+# the process that trains.
+os.environ.setdefault("TF_BUILD", "True")
+
 PROJECT = Path(__file__).resolve().parent.parent
 QUICKSTART = PROJECT / "data/quickstart"
 
