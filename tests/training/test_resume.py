@@ -6,16 +6,27 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import PROJECT, QUICKSTART, isolated_environment, run
+from training.base_model import load_base
+from training.config import Config, parse
+from training.data import divide_contexts, load_splits
+from training.device import join_processes
+from training.encoding import encode
+from training.interruption import Interruption
+from training.loop import FineTuning
+from training.qa import recipe
+from training.records import Records
+from training.run import FINE_TUNING
 
-FLAGS = (
-    "--only llm --no-register --epochs 3 --max-steps 100 --max-length 512 --batch-tokens 1024 --learning-rate 1e-3 "
-    "--validations 2 --validation-examples 12 --eval-examples 12 --no-int8-check --dropout 0.1"
+FLAGS = (  # 22 steps an epoch: 48 end in the middle of the third, and are validated after 24, in the second, and at the end
+    "--only llm --no-register --epochs 3 --max-steps 48 --max-train-examples 200 --max-length 512 --batch-tokens 1024 "
+    "--learning-rate 1e-3 --validations 2 --validation-examples 12 --eval-examples 12 --no-int8-check --dropout 0.1"
 )
 TIMES = {"seconds", "tokens_per_second"}
 
@@ -24,10 +35,13 @@ def command(tiny_base: Path, output: Path, *more: str) -> list[str]:
     return ["train.py", "--base-model", str(tiny_base), "--dataset", str(QUICKSTART), "--output-dir", str(output), *FLAGS.split(), *more]
 
 
-def metrics(output: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without the clock's."""
-    lines = (output / "fine-tuning/metrics.jsonl").read_text().splitlines()
-    return [{name: value for name, value in json.loads(line).items() if name not in TIMES} for line in lines]
+def metrics(output: Path, score: Callable[[float], object] = float) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without the clock's, and `score` of the mean probabilities of answers."""
+
+    def kept(values: dict[str, Any]) -> dict[str, Any]:
+        return {name: score(value) if name == "score" else value for name, value in values.items() if name not in TIMES}
+
+    return [json.loads(line, object_hook=kept) for line in (output / "fine-tuning/metrics.jsonl").read_text().splitlines()]
 
 
 def start(arguments: list[str], home: Path, log: Path) -> subprocess.Popen[bytes]:
@@ -60,7 +74,8 @@ def assert_same(output: Path, expected: Path) -> None:
     """Weights, optimizer, curves and scores, bit for bit."""
     for file in ("llm/model.safetensors", "fine-tuning/checkpoints/last/model.safetensors", "fine-tuning/checkpoints/last/optimizer.bin"):
         assert (output / file).read_bytes() == (expected / file).read_bytes(), file
-    assert metrics(output) == metrics(expected)
+    # The engine rounds an answer's probability otherwise when it meets other questions on the way: they come at their own pace.
+    assert metrics(output) == metrics(expected, lambda score: pytest.approx(score, rel=1e-2))
 
 
 def test_the_run_itself_leaves_what_people_look_at(uninterrupted: Path) -> None:
@@ -81,7 +96,7 @@ def test_the_run_itself_leaves_what_people_look_at(uninterrupted: Path) -> None:
     for text in ("exact match", "bits per byte on held-out contexts", "| learning_rate | 0.001 |", "## The last validation's answers"):
         assert text in report
     kinds = [line["kind"] for line in metrics(uninterrupted)]
-    assert (kinds.count("base"), kinds.count("train"), kinds.count("validation"), kinds.count("test")) == (1, 100, 2, 1)
+    assert (kinds.count("base"), kinds.count("train"), kinds.count("validation"), kinds.count("test")) == (1, 48, 2, 1)
     registered, best = uninterrupted / "llm/model.safetensors", work / "best/model.safetensors"
     assert registered.read_bytes() == best.read_bytes()
     losses = [line["loss"] for line in metrics(uninterrupted) if line["kind"] == "train"]
@@ -91,13 +106,13 @@ def test_the_run_itself_leaves_what_people_look_at(uninterrupted: Path) -> None:
 def test_killed_then_terminated_it_resumes_bit_for_bit(uninterrupted: Path, tiny_base: Path, tmp_path: Path) -> None:
     output, log = tmp_path / "out", tmp_path / "log"
     killed = start(command(tiny_base, output, "--checkpoint-minutes", "0.002"), tmp_path, log)
-    wait_for_step(killed, output, 17)  # in the middle of an epoch
+    wait_for_step(killed, output, 12)  # in the middle of an epoch
     killed.kill()
     killed.wait()
     assert list((output / "fine-tuning/checkpoints").glob("step-*"))
 
     terminated = start(command(tiny_base, output, "--resume"), tmp_path, log)
-    wait_for_step(terminated, output, 60)  # after the first validation
+    wait_for_step(terminated, output, 26)  # after the first validation, in the next epoch
     began = time.monotonic()
     terminated.send_signal(signal.SIGTERM)
     assert terminated.wait(30) == 0
@@ -112,19 +127,31 @@ def test_killed_then_terminated_it_resumes_bit_for_bit(uninterrupted: Path, tiny
     assert_same(output, uninterrupted)
 
 
+def steps_of_one(config: Config) -> None:
+    """Take the steps that the script takes with `config`, in this process."""
+    splits = load_splits(config.dataset)
+    train, _ = divide_contexts(splits.train, config.max_train_examples or len(splits.train), config.seed)
+    model, tokenizer = load_base(config.base_model, config.max_length, config.dropout)
+    sequences = encode(train, tokenizer, recipe(config))
+    records = Records(config.output_dir / FINE_TUNING)
+    tuning = FineTuning(model, sequences, config, None, join_processes(), records, config.output_dir / "checkpoints", lambda _: {})
+    tuning.run(Interruption())
+    records.close()
+
+
 def test_two_processes_take_the_steps_of_one(tiny_base: Path, tmp_path: Path) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
-    more = ("--max-steps", "40", "--dropout", "0", "--validations", "0")
-    done = run(command(tiny_base, alone, *more), tmp_path)
-    assert done.returncode == 0, done.stderr
+    more = ("--max-steps", "30", "--dropout", "0", "--validations", "0")
+    steps_of_one(parse(command(tiny_base, alone, *more)[1:]))
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = run([*launch, *command(tiny_base, together, *more)], tmp_path, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("test questions") == 1  # the main process speaks for both
     one, two = ([line for line in metrics(output) if line["kind"] == "train"] for output in (alone, together))
-    assert len(one) == len(two) == 40
-    assert one != two  # they were two: their sums are rounded otherwise
+    assert len(one) == len(two) == 30
     for first, second in zip(one, two, strict=True):
         assert second["loss"] == pytest.approx(first["loss"], rel=5e-3)
         assert second["gradient_norm"] == pytest.approx(first["gradient_norm"], rel=5e-2)
-    assert os.path.samefile(together / "fine-tuning/checkpoints/last", together / "fine-tuning/checkpoints/step-00000040")
+    last = together / "fine-tuning/checkpoints/last"
+    assert os.path.samefile(last, together / "fine-tuning/checkpoints/step-00000030")
+    assert {path.name for path in last.glob("random_states_*")} == {"random_states_0.pkl", "random_states_1.pkl"}  # they were two
