@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import runpy
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from models.store import TAGS
-from tests.conftest import Trained, run
+from tests.conftest import PROJECT, Trained, run
 
 
 def test_it_prints_what_it_trains_on_first_and_the_scores_last(trained: Trained, tiny_base: Path) -> None:
@@ -58,7 +59,16 @@ def test_metrics_are_written_too(trained: Trained) -> None:
     assert metrics["llm"]["tokens_per_second"] > 0
 
 
-def test_one_model_alone_without_registering_leaves_what_else_is_there(tmp_path: Path) -> None:
+def compare(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `make report` runs, but in this process, which has torch."""
+    monkeypatch.chdir(PROJECT)
+    monkeypatch.setattr("sys.argv", ["comparison", str(directory)])
+    runpy.run_path("training/comparison.py", run_name="__main__")
+
+
+def test_one_model_alone_without_registering_leaves_what_else_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "out/bigram").mkdir(parents=True)
     for name in ("notes.txt", "bigram/old.txt"):
         (tmp_path / "out" / name).touch()
@@ -79,9 +89,8 @@ def test_one_model_alone_without_registering_leaves_what_else_is_there(tmp_path:
     page = tmp_path / "out/comparison/comparison.md"
     first = json.loads(page.with_suffix(".json").read_text())["models"]
     page.unlink()
-    again = run(["-m", "training.comparison", str(tmp_path / "out")], tmp_path)  # `make report`
-    assert again.returncode == 0, again.stderr
-    assert "| bigram | **" in again.stdout
+    compare(tmp_path / "out", monkeypatch)
+    assert "| bigram | **" in capsys.readouterr().out
     assert page.exists()
     for name, measured in json.loads(page.with_suffix(".json").read_text())["models"].items():
         assert (measured["samples"], measured["bits_per_byte"]) == (first[name]["samples"], first[name]["bits_per_byte"])
@@ -99,31 +108,48 @@ def test_the_mission_without_the_hub_ends_soon_with_one_message(tmp_path: Path) 
     assert "--preset quickstart" in done.stderr
 
 
-def test_rows_longer_than_the_base_model_reads_are_refused(tmp_path: Path, tiny_base: Path) -> None:
-    done = run(["train.py", "--base-model", str(tiny_base), "--dataset", "data/quickstart", "--max-length", "769"], tmp_path)
-    assert done.returncode == 2
-    assert done.stderr == f"train.py: base model {tiny_base} reads 768 tokens at most: give --max-length no more\n"
+SEVERAL = """
+import json, os, runpy, sys
+
+environment = dict(os.environ)
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["train.py", *arguments]
+    try:
+        runpy.run_path("train.py", run_name="__main__")
+    except SystemExit as end:
+        print(f"ended with {end.code}", flush=True)
+    print("--", file=sys.stderr, flush=True)
+    os.environ.clear()
+    os.environ.update(environment)
+"""
+"""Runs the real script once for each list of arguments, in one process: to import what it imports takes most of the time."""
+
+WRONG = {
+    "rajpurkar/squad": (["--dataset", "rajpurkar/squad"], "data set rajpurkar/squad cannot be loaded"),
+    "./nowhere": (["--dataset", "./nowhere"], "data set ./nowhere: no such file or directory"),
+    "no such base": (["--base-model", "/no/such"], "base model /no/such: no such directory"),
+    "no base": (["--base-model", "data/quickstart"], "base model data/quickstart: there is no config.json in this directory"),
+    "long rows": (["--max-length", "769"], "base model {base} reads 768 tokens at most: give --max-length no more\n"),
+}
 
 
-def test_a_data_set_that_is_not_there_ends_with_one_message(tmp_path: Path, tiny_base: Path) -> None:
-    for dataset in ("./nowhere", "rajpurkar/squad"):
-        done = run(
-            ["train.py", "--base-model", str(tiny_base), "--dataset", dataset],
-            tmp_path,
-            HF_HUB_OFFLINE="0",
-            HF_ENDPOINT="http://127.0.0.1:9",
-        )
-        assert done.returncode == 2
-        assert done.stderr.startswith(f"train.py: data set {dataset}")
-        assert "Traceback" not in done.stderr
+@pytest.fixture(scope="module")
+def refused(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the script told on stderr of each in `WRONG`, where no Hub answers; each ends with status 2."""
+    good = ["--base-model", str(tiny_base), "--dataset", "data/quickstart"]
+    commands = json.dumps([[*good, *arguments] for arguments, _ in WRONG.values()])
+    # The Hub's first: the libraries read HF_HUB_OFFLINE when they are imported, and must find what was set for it.
+    offline = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = run(["-c", SEVERAL, commands], tmp_path_factory.mktemp("refused"), **offline)
+    assert done.stdout.count("ended with 2") == len(WRONG), done.stderr
+    return dict(zip(WRONG, done.stderr.split("--\n"), strict=False))
 
 
-def test_a_base_model_that_is_none_ends_with_one_message(tmp_path: Path) -> None:
-    for base, message in (("/no/such", "no such directory"), ("data/quickstart", "there is no config.json in this directory")):
-        done = run(["train.py", "--base-model", base, "--dataset", "data/quickstart"], tmp_path)
-        assert done.returncode == 2
-        assert done.stderr.startswith(f"train.py: base model {base}: {message}"), done.stderr
-        assert done.stderr.count("\n") == 1
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_ends_with_one_message(refused: dict[str, str], tiny_base: Path, case: str) -> None:
+    assert refused[case].startswith(f"train.py: {WRONG[case][1].format(base=tiny_base)}")
+    assert refused[case].count("\n") == 1
+    assert "Traceback" not in refused[case]
 
 
 def test_the_comparison_is_of_the_same_bytes_and_explains_its_order(trained: Trained) -> None:
@@ -139,8 +165,13 @@ def test_the_comparison_is_of_the_same_bytes_and_explains_its_order(trained: Tra
     assert "The order does not hold between" in page  # a random LLM predicts worse than counts
 
 
-def test_a_comparison_without_a_run_ends_with_one_message(tmp_path: Path) -> None:
-    nothing = run(["-m", "training.comparison", str(tmp_path)], tmp_path)
-    assert nothing.returncode == 1
-    assert nothing.stderr.endswith("`python train.py` in runs/latest\n")
-    assert nothing.stderr.count("\n") == 1
+def test_a_comparison_without_a_run_ends_with_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        compare(tmp_path, monkeypatch)
+    message = end.value.code
+    assert isinstance(message, str)  # so that Python prints it and ends with status 1
+    assert message.endswith("`python train.py` in runs/latest")
+    assert "\n" not in message
+    assert capsys.readouterr() == ("", "")
