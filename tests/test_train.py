@@ -139,8 +139,8 @@ def refused(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     good = ["--base-model", str(tiny_base), "--dataset", "data/quickstart"]
     commands = json.dumps([[*good, *arguments] for arguments, _ in WRONG.values()])
     # The Hub's first: the libraries read HF_HUB_OFFLINE when they are imported, and must find what was set for it.
-    offline = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
-    done = run(["-c", SEVERAL, commands], tmp_path_factory.mktemp("refused"), **offline)
+    home = tmp_path_factory.mktemp("refused")
+    done = run(["-c", SEVERAL, commands], home, HF_HUB_OFFLINE="0", HF_ENDPOINT="http://127.0.0.1:9")
     assert done.stdout.count("ended with 2") == len(WRONG), done.stderr
     return dict(zip(WRONG, done.stderr.split("--\n"), strict=False))
 
