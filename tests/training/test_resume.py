@@ -100,7 +100,7 @@ def test_the_run_itself_leaves_what_people_look_at(uninterrupted: Path) -> None:
     registered, best = uninterrupted / "llm/model.safetensors", work / "best/model.safetensors"
     assert registered.read_bytes() == best.read_bytes()
     losses = [line["loss"] for line in metrics(uninterrupted) if line["kind"] == "train"]
-    assert sum(losses[-10:]) < sum(losses[:10])
+    assert sum(losses[-10:]) < 0.95 * sum(losses[:10])  # what nothing was learned from differs by less
 
 
 def test_killed_then_terminated_it_resumes_bit_for_bit(uninterrupted: Path, tiny_base: Path, tmp_path: Path) -> None:
@@ -121,6 +121,8 @@ def test_killed_then_terminated_it_resumes_bit_for_bit(uninterrupted: Path, tiny
     assert "going on from" in printed
     assert "the checkpoint is written, --resume goes on from it" in printed
     assert "Traceback" not in printed
+    steps = sum(line["kind"] == "train" for line in metrics(output))
+    assert (output / f"fine-tuning/checkpoints/step-{steps:08d}").is_dir()  # it lost nothing
 
     resumed = run(command(tiny_base, output, "--resume"), tmp_path)
     assert resumed.returncode == 0, resumed.stderr
