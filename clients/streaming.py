@@ -23,10 +23,11 @@ class Refused(Exception):
 
 
 def stream(operation: ModuleType, *, client: AuthenticatedClient | Client, body: Any) -> Iterator[Event]:
-    """The events of an operation, such as `trigen_client.api.generation.generate_text`, whose `body` has `stream` set.
+    """The events of an operation, such as `trigen_client.api.generation.generate_text`; sets `stream` in `body`.
 
     Raises `Refused`. A stream whose last event has no `finish_reason` was cut off.
     """
+    body.stream = True
     with client.get_httpx_client().stream(**operation._get_kwargs(body=body)) as response:
         if response.status_code != 200:
             response.read()
@@ -38,6 +39,7 @@ def stream(operation: ModuleType, *, client: AuthenticatedClient | Client, body:
 
 async def astream(operation: ModuleType, *, client: AuthenticatedClient | Client, body: Any) -> AsyncIterator[Event]:
     """As `stream`."""
+    body.stream = True
     async with client.get_async_httpx_client().stream(**operation._get_kwargs(body=body)) as response:
         if response.status_code != 200:
             await response.aread()

@@ -37,6 +37,7 @@ class TrigenAppFactory(ServiceAppFactory):
         app.add_route("/v1/models", self.models, methods=["GET"])
         app.add_route("/v1/models/{model}", self.model, methods=["GET"])
         app.add_exception_handler(HTTPException, _framework_error)
+        app.router.redirect_slashes = False  # what is not documented is not there
         return app
 
     @property

@@ -4,11 +4,12 @@ from typing import Annotated, Any, Literal, get_args
 
 import bentoml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
 from models.base import FinishReason
-from serving.problems import Problem
-from serving.schemas import AnyInteger, RequestBody, Seed, StreamFinishReason
+from serving.problems import Problem, invalid_field
+from serving.schemas import AnyInteger, Int64, RequestBody, Seed, StreamFinishReason
 
 ModelName = TypeAliasType("ModelName", Literal["bigram", "rnn", "llm"])
 PROMPTS, CHOICES = 16, 8
@@ -28,6 +29,12 @@ Prompt = (
     | Ids
     | Annotated[list[Ids], Field(min_length=1, max_length=PROMPTS)]
 )
+
+
+_KINDS = {
+    "prompt": f"it must be a text that is not empty, or up to {PROMPTS} of them, or for the llm ids of its tokenizer, or such lists",
+    "stop": "it must be a text that is not empty, or up to 8 of them",
+}
 
 
 class StreamOptions(BaseModel):
@@ -85,15 +92,19 @@ class CompletionRequest(RequestBody):
     def goes_with_stream(cls, options: StreamOptions | None, info: ValidationInfo) -> StreamOptions | None:
         """Refuse what would have no effect."""
         if options and not info.data.get("stream"):
-            raise ValueError("has an effect only where stream is true")
+            raise PydanticCustomError("no_effect", "has an effect only where stream is true")
         return options
 
     @classmethod
     def problem(cls, error: ValidationError) -> Problem:
-        """See `RequestBody`. To ask for a model that is not there is 404, as OpenAI has it."""
+        """See `RequestBody`. To ask for a model that is not there is 404, as OpenAI has it. A field that can be of several kinds is wrong
+        once, not once for each of them.
+        """
         for fault in error.errors(include_url=False):
-            if fault["loc"] == ("model",) and fault["type"] == "literal_error":
+            if fault["loc"] == ("model",) and isinstance(fault["input"], str):
                 return no_such_model(fault["input"])
+            if len(fault["loc"]) > 1 and (wanted := _KINDS.get(str(fault["loc"][0]))):
+                return invalid_field(str(fault["loc"][0]), wanted, "wrong_kind")
         return super().problem(error)
 
     @property
@@ -141,7 +152,7 @@ class Completion(bentoml.IODescriptor):
 
     id: str = Field(description="Of this completion.", examples=["cmpl-0af7651916cd43dd"])
     object: Literal["text_completion"]
-    created: int = Field(description="Unix time.", examples=[1_750_000_000])
+    created: Int64 = Field(description="Unix time.", examples=[1_750_000_000])
     model: ModelName = Field(description="The model.")
     system_fingerprint: str = Field(description="The model's tag in the store.", examples=["trigen-llm:tc7d73xigwudqax4"])
     choices: list[CompletionChoice] = Field(description="A text for each prompt and each of `n`.")
@@ -180,7 +191,7 @@ class CompletionChunk(BaseModel):
 
     id: str = Field(description="Of the completion.")
     object: Literal["text_completion"]
-    created: int = Field(description="Unix time.")
+    created: Int64 = Field(description="Unix time.")
     model: ModelName = Field(description="The model.")
     system_fingerprint: str = Field(description="The model's tag in the store.")
     choices: list[ChunkChoice] = Field(description="Pieces of texts.")
@@ -193,7 +204,7 @@ class Model(BaseModel):
 
     id: ModelName = Field(description="Its name.")
     object: Literal["model"]
-    created: int = Field(description="Unix time of its registration.")
+    created: Int64 = Field(description="Unix time of its registration.")
     owned_by: str = Field(description="Its tag in the store.", examples=["trigen-llm:tc7d73xigwudqax4"])
 
 

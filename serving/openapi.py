@@ -169,6 +169,7 @@ def document() -> Document:
         models += [(operation.request, "validation")] if operation.request else []
         models += [(model, "serialization") for model in (operation.answer, operation.event) if model]
     _, definitions = models_json_schema(list(dict.fromkeys(models)), schema_generator=_Schemas, ref_template="#/components/schemas/{model}")
+    _drop_pydantics_own(definitions)
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})["post" if operation.request else "get"] = _operation(operation)
@@ -206,6 +207,15 @@ def document() -> Document:
         "security": [{}, {"key": []}],
     }
     return Document(json.loads(json.dumps(built)))  # no object twice: YAML would refer from one to the other
+
+
+def _drop_pydantics_own(schema: Any) -> None:
+    """Beside the bounds of a number that is read by a validator, pydantic tells them once more, in words that JSON Schema does not have."""
+    for value in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        _drop_pydantics_own(value)
+    if isinstance(schema, dict) and schema.get("type") == "integer":
+        for word in ("ge", "le", "gt", "lt"):
+            schema.pop(word, None)
 
 
 def _operation(operation: Operation) -> dict[str, Any]:
@@ -248,7 +258,10 @@ def _error(status: int, media_type: str, model: str) -> dict[str, Any]:
     names = ["X-Request-ID", *([HEADERS[status]] if status in HEADERS else [])]
     headers = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
     content = {media_type: {"schema": {"$ref": f"#/components/schemas/{model}"}}}
-    return {"description": STATUSES[status], "headers": headers, "content": content}
+    description = (
+        "The body is no JSON, or a field is wrong: `param` names it." if (status, model) == (400, "ErrorResponse") else STATUSES[status]
+    )
+    return {"description": description, "headers": headers, "content": content}
 
 
 def _header(description: str, schema: JsonSchemaValue) -> dict[str, Any]:

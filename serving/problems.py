@@ -97,7 +97,10 @@ def invalid_body(error: ValidationError) -> Problem:
     return Problem(422, "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}" for fault in faults), faults)
 
 
-_MESSAGES = {"extra_forbidden": "this field is not known here and would have no effect: leave it out"}
+_MESSAGES = {
+    "extra_forbidden": "this field is not known here and would have no effect: leave it out",
+    "string_pattern_mismatch": "it must not be blank",
+}
 
 
 def invalid_field(name: str, message: str, type: str) -> Problem:

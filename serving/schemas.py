@@ -20,7 +20,9 @@ AnyInteger = BeforeValidator(lambda value: int(value) if isinstance(value, float
 """JSON knows one kind of numbers: 20.0 is an integer to JSON Schema, and what some clients write. It comes behind the bounds, or pydantic
 does not tell of them.
 """
-Seed = Annotated[int, Field(ge=0, lt=2**32), AnyInteger]
+Int64 = Annotated[int, Field(json_schema_extra={"format": "int64"})]
+"""A number that an int of 32 bits, which is what other languages take for an integer, does not hold."""
+Seed = Annotated[int, Field(ge=0, lt=2**32, json_schema_extra={"format": "int64"}), AnyInteger]
 StreamFinishReason = TypeAliasType("StreamFinishReason", Literal["length", "stop", "cancelled", "error"])
 
 
@@ -36,7 +38,7 @@ class RequestBody(bentoml.IODescriptor):
         """
         media_type = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
         if media_type != "application/json":
-            raise Problem(415, f"the body must be JSON: send Content-Type: application/json, not {media_type}")
+            raise Problem(415, f"the body must be JSON: send Content-Type: application/json, not {media_type or 'an empty one'}")
         limit = settings().max_body_bytes
         body = bytearray()
         try:
@@ -120,7 +122,7 @@ class GenerateResponse(bentoml.IODescriptor):
     generated_text: str = Field(description="The prompt, followed by what the model adds.", examples=["The sea between rocks"])
     finish_reason: FinishReason = Field(description="`length`: as long as was asked for; `stop`: the model or a stop string ended it.")
     new_tokens: int = Field(description="How many tokens the model added, the one that ends the text included.", examples=[4])
-    seed: int = Field(description="The seed that gives this text again (the LLM's: with TRIGEN_REPRODUCIBLE).", examples=[7])
+    seed: Int64 = Field(description="The seed that gives this text again (the LLM's: with TRIGEN_REPRODUCIBLE).", examples=[7])
     model: str = Field(description="The model's tag in the store.", examples=["trigen-llm:tc7d73xigwudqax4"])
 
 
@@ -152,7 +154,7 @@ class GenerateEvent(BaseModel):
         description="In the last event: as in GenerateResponse, or `cancelled`: the service stopped; `error`: see `problem`.",
     )
     new_tokens: int | None = Field(None, description="In the last event: how many tokens the model added.")
-    seed: int | None = Field(None, description="In the last event: the seed that gives this text again.")
+    seed: Int64 | None = Field(None, description="In the last event: the seed that gives this text again.")
     model: str | None = Field(None, description="In the last event: the model's tag in the store.")
     problem: ProblemDetails | None = Field(None, description="In the last event, if something went wrong: what.")
 

@@ -111,6 +111,7 @@ def test_unknown_routes_and_methods(server: Server) -> None:
     refused = httpx.get(f"{server.url}/generate_text")
     check_problem(refused, 405)
     assert refused.headers["allow"] == "POST"
+    check_problem(httpx.post(f"{server.url}/generate_text/", json=SEED_BODY), 404)
     check_error(httpx.get(f"{server.url}/v1/nowhere"), 404)
     check_error(httpx.get(f"{server.url}/v1/completions"), 405)
 
