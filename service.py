@@ -11,18 +11,18 @@ from models.bigram import Bigram
 from models.llm import LLM
 from models.rnn import LSTM
 from models.store import TrigenModel
-from serving import completions, generation, info
-from serving.app import TrigenService
-from serving.completion_schemas import Completion, CompletionRequest, Model, ModelList, ModelName
-from serving.generation import Generated
-from serving.info import Info
-from serving.schemas import (
+from serving.api import completions, generation, info
+from serving.api.completion_schemas import Completion, CompletionRequest, Model, ModelList, ModelName
+from serving.api.generation import Generated
+from serving.api.info import Info
+from serving.api.schemas import (
     AnswerRequest,
     AnswerResponse,
     GenerateRequest,
     GenerateResponse,
     GenerateWithLLMRequest,
 )
+from serving.app import TrigenService
 from serving.settings import MAX_TIMEOUT_SECONDS, settings
 from serving.streaming import last_words
 

@@ -26,17 +26,18 @@ def main(asked: Config, interruption: Interruption) -> None:
     from accelerate.utils import broadcast_object_list
 
     from models.store import Artifact, register
-    from training.base_model import load_base
-    from training.comparison import compare
-    from training.comparison_report import write_comparison
-    from training.data import contexts, load_splits, unanswered
-    from training.device import choose_device, join_processes, quieten
-    from training.qa import fit_llm
-    from training.run import begin, describe_run, echo, name_of, show, write_metrics
-    from training.word_models import RNN_SHARE, fit_bigram, fit_rnn
+    from training.comparison.measurement import compare
+    from training.comparison.report import write_comparison_report
+    from training.data.selection import contexts, describe_unanswered
+    from training.data.squad import load_splits
+    from training.device import build_accelerator, choose_device, silence_libraries
+    from training.fine_tuning.base_model import load_base
+    from training.fine_tuning.pipeline import fine_tune
+    from training.run import begin, display_name, echo, run_metadata, show, write_metrics
+    from training.word_models.fitting import RNN_SHARE, fit_bigram, fit_rnn
 
-    processes = join_processes()
-    quieten(processes.is_main_process)
+    processes = build_accelerator()
+    silence_libraries(processes.is_main_process)
     print(describe(asked, config), flush=True)
     if "llm" in config.only:  # before the data: without a base model nothing else is worth waiting for
         if config.base_model == str(SMOLLM2_DIRECTORY):
@@ -45,7 +46,10 @@ def main(asked: Config, interruption: Interruption) -> None:
         base = load_base(config.base_model, config.max_length, config.dropout)
     with processes.main_process_first():
         splits = load_splits(config.dataset)
-    print(f"{len(splits.train):,} training and {len(splits.test):,} test questions{unanswered(splits)} · {choose_device()[2]}", flush=True)
+    print(
+        f"{len(splits.train):,} training and {len(splits.test):,} test questions{describe_unanswered(splits)} · {choose_device()[2]}",
+        flush=True,
+    )
     echo(config)
 
     seconds = None if config.max_minutes is None else 60 * config.max_minutes
@@ -62,17 +66,17 @@ def main(asked: Config, interruption: Interruption) -> None:
         write_metrics(metrics, config.output_dir)
     if "llm" in config.only and "llm" not in (metrics := broadcast_object_list([metrics])[0]):
         left = seconds and seconds - metrics.get("rnn", {"seconds": 0.0})["seconds"]
-        metrics["llm"] = fit_llm(base, splits, config.output_dir / "llm", left, config, processes, interruption)
+        metrics["llm"] = fine_tune(base, splits, config.output_dir / "llm", left, config, processes, interruption)
     if not processes.is_main_process:
         return
 
     show(metrics)
     write_metrics(metrics, config.output_dir)
     comparison = compare(config, splits, metrics)
-    print("comparison:", write_comparison(config.output_dir, comparison, metrics))
+    print("comparison:", write_comparison_report(config.output_dir, comparison, metrics))
     if config.register:
-        run = describe_run(config, splits) | {"comparison": comparison}
-        own = {"llm": {"base_model": name_of(config.base_model)}}
+        run = run_metadata(config, splits) | {"comparison": comparison}
+        own = {"llm": {"base_model": display_name(config.base_model)}}
         artifacts = {
             name: Artifact(config.output_dir / name, run | own.get(name, {}) | {"metrics": values}) for name, values in metrics.items()
         }

@@ -13,9 +13,11 @@ from contextlib import closing
 from pathlib import Path
 
 from models.llm import LLM, Answer
-from training.data import draw, load_splits
-from training.evaluation import ask, calibration_error, f1_cost, reliability
-from training.report import plot_reliability, table
+from training.data.selection import draw
+from training.data.squad import load_splits
+from training.evaluation.answers import ask, f1_cost
+from training.evaluation.calibration import calibration_error, plot_reliability, reliability
+from training.figures import table
 
 DIRECTORY = Path("runs/answers")
 ENGINES = ("openvino", "transformers")

@@ -27,7 +27,8 @@ PEER_SECONDS = 10.0
 
 def texts_of(dataset: str) -> list[str]:
     """The contexts that the word models learn from."""
-    from training.data import contexts, load_splits
+    from training.data.selection import contexts
+    from training.data.squad import load_splits
 
     return contexts(load_splits(dataset).train)
 
@@ -92,7 +93,7 @@ def lstm(dataset: str) -> dict[str, float]:  # noqa: ARG001
     from models.rnn import LSTM
     from models.spelling import Spelling
     from models.words import Vocabulary
-    from training.lstm import LSTMLanguageModel, Shape
+    from training.word_models.lstm import LSTMLanguageModel, Shape
 
     trained = LSTMLanguageModel(Shape().vocabulary, Shape())
     words = Vocabulary([f" word{n}" for n in range(Shape().vocabulary - 2)])
@@ -110,7 +111,7 @@ def plain_lstm(keep_state: bool) -> dict[str, float]:
     import torch
     from torch import nn
 
-    from training.lstm import Shape
+    from training.word_models.lstm import Shape
 
     shape = Shape()
     embedding = nn.Embedding(shape.vocabulary, shape.width)

@@ -65,15 +65,16 @@ def measure(name: str, artifact: Path, dataset: str, questions: int, seconds: fl
     from benchmarks.serving.loads import LOADS
     from models.engines.openvino import OpenVINOEngine
     from models.llm import LLM, SETTINGS
-    from training.data import contexts, draw, load_splits
-    from training.evaluation import evaluate
-    from training.quantization import copy_with
+    from training.data.selection import contexts, draw
+    from training.data.squad import load_splits
+    from training.evaluation.answers import evaluate
+    from training.export.quantization import copy_with_weights
 
     variant = VARIANTS[name]
     settings = json.loads((artifact / SETTINGS).read_text())
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
-        copy_with(artifact, directory, variant.weights)
+        copy_with_weights(artifact, directory, variant.weights)
         result: dict[str, float] = {}
         raw = Raw(directory, variant.config)
         completions = LOADS["completions"](directory)
@@ -101,7 +102,7 @@ def bits_per_byte(artifact: Path, texts: Sequence[str], document_start: str, con
 
     from models.base import SamplingParams
     from models.engines.openvino_process import generation_config, load_pipeline
-    from models.engines.text import load_tokenizer
+    from models.engines.tokenization import load_tokenizer
 
     # A prefix that is read from the cache has no log-probabilities.
     pipeline, tokenizer = load_pipeline(artifact, dataclasses.replace(config, prefix_caching=False)), load_tokenizer(artifact)

@@ -49,14 +49,15 @@ def prepare(directory: Path, base_model: str) -> Path:
     directory.mkdir(parents=True)
     os.environ["BENTOML_HOME"] = str(directory / "bentoml")  # before the store is imported
     from models.store import Artifact, register
-    from training.base_model import load_base
-    from training.config import PRESETS
-    from training.data import contexts, load_splits
-    from training.qa import save_artifact
-    from training.word_models import fit_bigram, fit_rnn
+    from training.config import Config
+    from training.data.selection import contexts
+    from training.data.squad import load_splits
+    from training.export.artifact import save_artifact
+    from training.fine_tuning.base_model import load_base
+    from training.word_models.fitting import fit_bigram, fit_rnn
 
     model, tokenizer = load_base(base_model, 1024)
-    save_artifact(model, tokenizer, directory / "llm", PRESETS["quickstart"])
+    save_artifact(model, tokenizer, directory / "llm", Config.prompt)
     texts = contexts(load_splits("data/quickstart").train)
     fit_bigram(texts, texts[:1], directory / "bigram")
     fit_rnn(texts, texts[:1], directory / "rnn", 30, 0)

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contestants import run_contestant
-from benchmarks.peers import TRL_BATCH, TRL_LENGTH, prompts_and_completions, sft_config
 from benchmarks.random_base import save_random_gpt2
+from benchmarks.trl_squad import TRL_BATCH, TRL_LENGTH, prompts_and_completions, sft_config
 from training.interruption import Interruption
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -85,9 +85,10 @@ def flops_per_token(base_model: str, length: float) -> float:
 
 def rows_of(dataset: str) -> Any:
     """What every contestant learns from: answerable training questions by whole contexts, in an order drawn by seed 0."""
-    from training.data import answerable, divide_contexts, load_splits
+    from training.data.selection import answerable, split_contexts
+    from training.data.squad import load_splits
 
-    return divide_contexts(answerable(load_splits(dataset).train), ROWS, 0)[0].shuffle(seed=0)
+    return split_contexts(answerable(load_splits(dataset).train), ROWS, 0)[0].shuffle(seed=0)
 
 
 def random_gpt2() -> str:
@@ -99,21 +100,21 @@ def random_gpt2() -> str:
 
 
 def trigen(base_model: str, dataset: str, seconds: float, *, share: bool = False) -> dict[str, float]:
-    """`training.loop` as train.py runs it, with every row by itself; with `share`, a context's questions share it."""
-    from training.base_model import load_base
+    """`training.fine_tuning.loop` as train.py runs it, with every row by itself; with `share`, a context's questions share it."""
     from training.config import Config
-    from training.device import join_processes, quieten
-    from training.encoding import Recipe, encode
-    from training.loop import FineTuning
-    from training.records import Records
+    from training.data.encoding import EncodingConfig, encode
+    from training.device import build_accelerator, silence_libraries
+    from training.fine_tuning.base_model import load_base
+    from training.fine_tuning.loop import FineTuner
+    from training.fine_tuning.metrics_log import MetricsLog
 
-    quieten(True)
+    silence_libraries(True)
     model, tokenizer = load_base(base_model, TRL_LENGTH)
-    sequences = encode(rows_of(dataset), tokenizer, Recipe(share_context=share, max_length=TRL_LENGTH))
+    sequences = encode(rows_of(dataset), tokenizer, EncodingConfig(share_context=share, max_length=TRL_LENGTH))
     config = Config(base_model=base_model, epochs=1000, validations=0, batch_tokens=TRL_BATCH * 160)  # as many as a step of TRL has
     with tempfile.TemporaryDirectory() as scratch:
-        records = Records(Path(scratch))
-        tuning = FineTuning(model, sequences, config, seconds, join_processes(), records, Path(scratch), validate=lambda _: {})
+        records = MetricsLog(Path(scratch))
+        tuning = FineTuner(model, sequences, config, seconds, build_accelerator(), records, Path(scratch), validate=lambda _: {})
         done = tuning.run(Interruption())
         steps = records.read("train")[1:]
     took = sum(step["seconds"] for step in steps)
@@ -160,14 +161,14 @@ def plain(base_model: str, dataset: str, seconds: float) -> dict[str, float]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from training.encoding import Recipe, encode
+    from training.data.encoding import EncodingConfig, encode
 
     tokenizer = AutoTokenizer.from_pretrained(base_model)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.float32).train()
     model.to(torch.device(device))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    rows = encode(rows_of(dataset), tokenizer, Recipe(share_context=False, max_length=TRL_LENGTH))["input_ids"]
+    rows = encode(rows_of(dataset), tokenizer, EncodingConfig(share_context=False, max_length=TRL_LENGTH))["input_ids"]
     meter, at, over = Meter(seconds), 0, False
     while not over:
         part = [rows[(at + row) % len(rows)] for row in range(PLAIN_BATCH)]

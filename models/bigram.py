@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.base import Prompt, SamplingParams, Token, TokenScore, prompt_token, until_stop
-from models.rows import Continuation, RowSampler
+from models.row_sampler import Continuation, RowSampler
 from models.spelling import Spelling
 from models.words import BOUNDARY, UNKNOWN, Vocabulary, join, require_text, tokenize, without_first_space
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from models.base import Prompt, SamplingParams, Token, TokenScore, prompt_token, until_stop
 from models.engines import Engine, IdScore, load_engine
-from models.engines.text import INCOMPLETE, IncrementalText, encode
+from models.engines.tokenization import INCOMPLETE, IncrementalDetokenizer, encode
 
 SETTINGS = "trigen.json"
 """The file of an artifact that holds what the Hugging Face format has no place for."""
@@ -89,7 +89,7 @@ class LLM:
 
     def stream(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Token]:
         """Continue `prompt` as the beginning of a text; of ids, which are taken as they are, the first is the beginning. See
-        `TextModel.stream`; `params.scores` is `models.engines.TOP_SCORES` at most.
+        `TextModel.stream`; `params.scores` is `models.engines.MAX_LOGPROBS` at most.
         """
         if params.scores is not None or not params.length:
             return until_stop(self._scored(prompt, params), params.stop)
@@ -144,7 +144,7 @@ class _Texts:
 
     def __init__(self, engine: Engine, before: Sequence[int], top: int) -> None:
         self._tokenizer, self._top = engine.tokenizer, top
-        self._text = IncrementalText(engine.tokenizer, list(before), engine.limits.eos)
+        self._text = IncrementalDetokenizer(engine.tokenizer, list(before), engine.limits.eos)
 
     def scores(self, ids: Sequence[int], scores: Sequence[IdScore]) -> tuple[TokenScore, ...]:
         """What the scores of `ids` say, which come next."""

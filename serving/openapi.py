@@ -13,9 +13,9 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaV
 from pydantic_core import CoreSchema, core_schema
 
 from serving import __version__
-from serving.completion_schemas import DONE, Completion, CompletionChunk, CompletionRequest, ErrorResponse, Model, ModelList
-from serving.info import Info
-from serving.schemas import (
+from serving.api.completion_schemas import DONE, Completion, CompletionChunk, CompletionRequest, ErrorResponse, Model, ModelList
+from serving.api.info import Info
+from serving.api.schemas import (
     AnswerRequest,
     AnswerResponse,
     GenerateEvent,

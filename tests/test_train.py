@@ -63,7 +63,7 @@ def compare(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `make report` runs, but in this process, which has torch."""
     monkeypatch.chdir(PROJECT)
     monkeypatch.setattr("sys.argv", ["comparison", str(directory)])
-    runpy.run_path("training/comparison.py", run_name="__main__")
+    runpy.run_module("training.comparison", run_name="__main__")
 
 
 def test_one_model_alone_without_registering_leaves_what_else_is_there(

@@ -21,7 +21,7 @@ def choose_device() -> tuple[torch.device, bool, str]:
     return torch.device("cpu"), bf16, f"CPU, {torch.get_num_threads()} threads, {why}"
 
 
-def join_processes() -> Accelerator:
+def build_accelerator() -> Accelerator:
     """Join the processes, if any, that `accelerate launch` started beside this one.
 
     They wait for hours if need be: the main process alone counts, fits the LSTM, exports and evaluates.
@@ -31,7 +31,7 @@ def join_processes() -> Accelerator:
     return Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if bf16 else "no", kwargs_handlers=[waits])
 
 
-def quieten(speaks: bool) -> None:
+def silence_libraries(speaks: bool) -> None:
     """Silence the progress bars and the tables of libraries that print while weights are read, written and compressed; and, unless
     this process `speaks` for all, whatever it prints.
     """

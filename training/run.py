@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from training.config import Config
-from training.data import Splits
+from training.data.squad import Splits
 from training.errors import TrainingError
 
 PACKAGES = ("accelerate", "bentoml", "datasets", "nncf", "numpy", "openvino-genai", "torch", "transformers")
@@ -86,10 +86,10 @@ def write_metrics(metrics: dict[str, dict[str, Any]], output: Path) -> None:
     (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
 
 
-def describe_run(config: Config, splits: Splits) -> dict[str, Any]:
+def run_metadata(config: Config, splits: Splits) -> dict[str, Any]:
     """What the metadata of all three models have in common."""
     return {
-        "dataset": splits.description | {"source": name_of(config.dataset)},
+        "dataset": splits.description | {"source": display_name(config.dataset)},
         "seed": config.seed,
         "configuration": settings(config),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
@@ -97,7 +97,7 @@ def describe_run(config: Config, splits: Splits) -> dict[str, Any]:
     }
 
 
-def name_of(source: str) -> str:
+def display_name(source: str) -> str:
     """A Hub id as it is; of a local path the last part, for the metadata is shown to clients."""
     path = Path(source).expanduser()
     return path.resolve().name if path.exists() else source

@@ -28,7 +28,7 @@ class Raw:
 
     def __init__(self, artifact: Path, config: OpenVINOConfig = OpenVINOConfig()) -> None:
         from models.engines.openvino_process import load_pipeline
-        from models.engines.text import load_tokenizer
+        from models.engines.tokenization import load_tokenizer
 
         self.pipeline, self.tokenizer, self.count = load_pipeline(artifact, config), load_tokenizer(artifact), 0
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib import pyplot as plt
 
-from training.report import save_figure, table
+from training.figures import save_figure, table
 
 LABELS = {
     "raw": "openvino-genai, in process",

@@ -7,13 +7,13 @@ from typing import Protocol
 from tokenizers import Tokenizer
 
 from models.base import Prompt, SamplingParams, Token
-from models.engines.text import ModelLimits
+from models.engines.tokenization import ModelLimits
 
-TOP_SCORES = 5
+MAX_LOGPROBS = 5
 """Alternatives that a scorer names for each token."""
 
 IdScore = tuple[float | None, list[tuple[int, float]]]
-"""The log-probability of a token, and the `TOP_SCORES` most probable ids in its place with theirs, the best first. The first token of a
+"""The log-probability of a token, and the `MAX_LOGPROBS` most probable ids in its place with theirs, the best first. The first token of a
 text, before which nothing stands, has None and no alternatives.
 """
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from models.base import Prompt, SamplingParams, Token
 from models.engines import EngineStopped, IdScore
 from models.engines.openvino_messages import Add, Cancel, Failure, OpenVINOConfig, Read, Ready, Report, Scores
-from models.engines.text import IncrementalText, ModelLimits, encode, load_tokenizer
+from models.engines.tokenization import IncrementalDetokenizer, ModelLimits, encode, load_tokenizer
 
 logger = logging.getLogger("bentoml.trigen.engine")
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +31,7 @@ class _Waiting:
     prompt: Prompt
     params: SamplingParams
     events: asyncio.Queue[Token | Exception] = field(default_factory=asyncio.Queue)
-    text: IncrementalText | None = None
+    text: IncrementalDetokenizer | None = None
     """From when the process knows of it."""
 
 
@@ -157,7 +157,7 @@ class OpenVINOEngine:
         try:
             ids = encode(self.tokenizer, request.prompt)
             self.limits.check(len(ids), request.params.length)
-            request.text = IncrementalText(self.tokenizer, ids, self.limits.eos)
+            request.text = IncrementalDetokenizer(self.tokenizer, ids, self.limits.eos)
         except Exception as error:  # `PromptTooLong`, or a text that is none: no other request is concerned
             self._deliver([(id, error)])
             return

@@ -24,9 +24,9 @@ import openvino_genai as genai
 from openvino_genai.py_openvino_genai import GenerationHandle
 
 from models.base import FinishReason, SamplingParams
+from models.engines.openvino_logprobs import Scoring
 from models.engines.openvino_messages import Add, Cancel, Failure, Generated, OpenVINOConfig, Read, Ready, Report, Scores
-from models.engines.openvino_scores import Scoring
-from models.engines.text import ModelLimits
+from models.engines.tokenization import ModelLimits
 
 
 def load_pipeline(directory: Path, config: OpenVINOConfig) -> genai.ContinuousBatchingPipeline:

@@ -21,8 +21,8 @@ from transformers.generation.continuous_batching.requests import FutureRequestSt
 
 from models.base import FinishReason, Prompt, SamplingParams, Token
 from models.engines import EngineStopped
-from models.engines.text import IncrementalText, ModelLimits, encode, load_tokenizer
-from models.engines.transformers_scores import Scoring, TransformersScorer
+from models.engines.tokenization import IncrementalDetokenizer, ModelLimits, encode, load_tokenizer
+from models.engines.transformers_logprobs import Scoring, TransformersScorer
 
 CPU_CACHE_PAGES = 64
 """Of 256 tokens each. On CUDA transformers takes what memory there is."""
@@ -167,7 +167,7 @@ class TransformersEngine:
         """See `Engine`."""
         ids = encode(self.tokenizer, prompt)
         self.limits.check(len(ids), params.length)
-        text = IncrementalText(self.tokenizer, ids, self.limits.eos)
+        text = IncrementalDetokenizer(self.tokenizer, ids, self.limits.eos)
         outputs: asyncio.Queue[GenerationOutput] = asyncio.Queue()
         id, seen, output = str(next(self._ids)), 0, None
         self._manager.register_result_handler(id, outputs.put_nowait)

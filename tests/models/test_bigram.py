@@ -14,7 +14,7 @@ from models.base import SamplingParams
 from models.bigram import Bigram
 from models.words import BOUNDARY, UNKNOWN, tokenize
 from tests.conftest import QUICKSTART
-from training.data import load_splits
+from training.data.squad import load_splits
 
 CORPUS = ["the cat sat on the mat.", "the dog sat on the cat.", "a dog ran on a mat. a cat ran."]
 PARAMETERS = st.tuples(st.sampled_from([0.1, 0.5, 0.8, 1.0, 2.0]), st.integers(0, 8), st.sampled_from([0.3, 0.7, 0.95, 1.0]))

@@ -13,7 +13,7 @@ from models.base import SamplingParams
 from models.rnn import LSTM
 from models.spelling import Spelling
 from models.words import BOUNDARY, UNKNOWN, Vocabulary, tokenize
-from training.lstm import LockedDropout, LSTMLanguageModel, Shape, divide, fit_lstm
+from training.word_models.lstm import LockedDropout, LSTMLanguageModel, Shape, divide, fit_lstm
 
 TEXTS = [f"The {color} {animal} sat on the mat." for color in ("red", "blue") for animal in ("cat", "dog", "ox")]
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import QUICKSTART
 from training.config import Config
-from training.data import Splits, load_splits
+from training.data.squad import Splits, load_splits
 from training.errors import TrainingError
 from training.run import begin, write_metrics
 

@@ -11,7 +11,7 @@ from models.engines import Engine
 from models.engines.openvino import OpenVINOEngine
 from models.engines.openvino_messages import EXACT
 from models.engines.transformers import TransformersEngine
-from training.export import export_openvino
+from training.export.openvino_ir import export_openvino
 
 PROMPTS = ["The", "In the year 1889 the", "Question: who?\nAnswer:", "naïve café …"]
 

@@ -19,7 +19,7 @@ from models.engines.openvino import OpenVINOEngine
 from models.engines.openvino_messages import EXACT, REPRODUCIBLE, Add, Failure, Ready, Report
 from models.engines.openvino_process import Batch, activation_group, main
 from tests.models.engines.conftest import build, collect, text_of
-from training.export import export_openvino
+from training.export.openvino_ir import export_openvino
 
 
 def test_a_process_that_dies_fails_every_waiting_request_and_those_to_come(

@@ -14,7 +14,7 @@ from models.engines.openvino_messages import EXACT
 from models.engines.transformers import TransformersEngine
 from models.llm import question_prompt
 from tests.conftest import PROJECT, QUICKSTART
-from training.export import export_openvino
+from training.export.openvino_ir import export_openvino
 
 pytestmark = pytest.mark.slow
 WEIGHTS = PROJECT / "runs/base-models/smollm2-135m-instruct"

@@ -1,0 +1,1 @@
+"""The routes: their requests, their answers, and what happens between."""

@@ -1,0 +1,1 @@
+"""Generated clients, and tools that read the OpenAPI document."""

@@ -1,0 +1,77 @@
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from models.base import PromptTooLong
+from models.engines.tokenization import IncrementalDetokenizer, ModelLimits, load_tokenizer
+
+SIGNS = pre_tokenizers.ByteLevel.alphabet()
+BYTES = Tokenizer(models.BPE({sign: n for n, sign in enumerate(sorted(SIGNS))}, []))
+"""A token for each byte, as GPT-2's tokenizer has them; and one for the end."""
+BYTES.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+BYTES.decoder = decoders.ByteLevel()
+BYTES.add_special_tokens(["<end>"])
+EOS = BYTES.encode("<end>").ids[0]
+
+
+@given(st.text(max_size=40), st.booleans())
+@example("\N{REPLACEMENT CHARACTER}", False)
+def test_pieces_joined_are_the_text_and_none_is_half_a_character(text: str, ends: bool) -> None:
+    ids = [*BYTES.encode(text).ids, *([EOS] if ends else [])] or [EOS]
+    incremental = IncrementalDetokenizer(BYTES, BYTES.encode("A").ids, frozenset([EOS]))
+    reasons = [None] * (len(ids) - 1) + ["stop"]
+    pieces = [incremental.token([id], -0.5, reason).text for id, reason in zip(ids, reasons, strict=True)]  # type: ignore[arg-type]
+    assert "".join(pieces) == text
+    assert all("\N{REPLACEMENT CHARACTER}" not in piece for piece in pieces) or "\N{REPLACEMENT CHARACTER}" in text
+
+
+@given(st.text(max_size=8), st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\N{REPLACEMENT CHARACTER}"), max_size=8))
+def test_no_part_of_the_prompt_is_given_again(prompt: str, text: str) -> None:
+    incremental = IncrementalDetokenizer(BYTES, BYTES.encode(prompt).ids or [EOS], frozenset([EOS]))
+    assert "".join(incremental.token([id], -0.5, None).text for id in BYTES.encode(text).ids) == text
+
+
+def test_a_decoder_that_calls_its_beginning_invalid_does_not_end_the_text() -> None:
+    ids = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"▁so": 256}
+    llama = Tokenizer(models.BPE(ids, [], byte_fallback=True))
+    llama.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    incremental = IncrementalDetokenizer(llama, [256], frozenset())
+    assert "".join(incremental.token([id], 0.0, None).text for id in (0xC3, 0xA9, 0xFF, 256)).endswith("▁so")
+
+
+def test_a_tokenizer_that_drops_the_first_space_of_a_text_does_not_drop_it_within() -> None:
+    sentencepiece = Tokenizer(models.WordLevel({"▁The": 0, "▁cat": 1, "s": 2}))
+    sentencepiece.decoder = decoders.Metaspace()
+    incremental = IncrementalDetokenizer(sentencepiece, [0], frozenset())
+    assert [incremental.token([id], 0.0, None).text for id in (1, 2, 1)] == [" cat", "s", " cat"]
+
+
+def test_what_is_cut_off_within_a_character_does_not_appear() -> None:
+    incremental = IncrementalDetokenizer(BYTES, BYTES.encode("A").ids, frozenset([EOS]))
+    assert incremental.token(BYTES.encode("é").ids[:1], 0.0, "length").text == ""
+
+
+def test_a_prompt_is_never_cut(tmp_path: Path) -> None:
+    BYTES.enable_truncation(3)
+    BYTES.save(str(tmp_path / "tokenizer.json"))
+    BYTES.no_truncation()
+    assert len(load_tokenizer(tmp_path).encode("lighthouse").ids) == 10
+
+
+@pytest.mark.parametrize(
+    ("config", "eos", "expected"),
+    [({"n_positions": 8}, 3, {3}), ({"max_position_embeddings": 8}, [3, 4], {3, 4}), ({"max_position_embeddings": 8}, None, set())],
+)
+def test_limits_are_read_from_the_directory(tmp_path: Path, config: dict[str, int], eos: object, expected: set[int]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": eos} if eos is not None else {}))
+    limits = ModelLimits(tmp_path)
+    assert limits.context_length == 8
+    assert set(limits.eos) == expected
+    limits.check(5, 3)
+    with pytest.raises(PromptTooLong, match="6 tokens and with 3 new ones exceeds the model's context of 8"):
+        limits.check(6, 3)

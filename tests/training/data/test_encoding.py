@@ -1,0 +1,125 @@
+"""Questions that share their context learn what they would learn one by one."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from models.llm import answer_text, document_start, question_prompt
+from training.data.batching import collate
+from training.data.encoding import EncodingConfig, encode
+from training.data.squad import load_splits
+from training.errors import TrainingError
+from training.fine_tuning.attention import choose_attention
+from training.fine_tuning.loop import SupervisedLoss
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_base: Path) -> PreTrainedTokenizerBase:
+    loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(tiny_base)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def rows() -> Dataset:
+    return load_splits("data/quickstart").train.select(range(24))
+
+
+def expected(row: dict[str, dict[str, list[str]]], tokenizer: PreTrainedTokenizerBase, with_context: bool = True) -> list[int]:
+    prompt = question_prompt(row["question"], row["context"] if with_context else None)  # type: ignore[arg-type]
+    ids: list[int] = tokenizer(prompt + answer_text(row["answers"]["text"][0]))["input_ids"]
+    return [*ids, tokenizer.eos_token_id]
+
+
+def read_back(sequence: dict[str, list[int]]) -> list[list[int]]:
+    """What each segment reads, itself included."""
+    shared = [id for id, segment in zip(sequence["input_ids"], sequence["segments"], strict=True) if segment == 0]
+    texts = []
+    for segment in dict.fromkeys(sequence["segments"]):
+        own = [id for id, at in zip(sequence["input_ids"], sequence["segments"], strict=True) if at == segment]
+        if segment:
+            texts.append((shared if segment > 0 else []) + own)
+    return texts
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.integers(150, 800), st.floats(0, 1), st.booleans(), st.integers(1, 24))
+def test_every_question_is_there_once_as_serving_asks_it(
+    tokenizer: PreTrainedTokenizerBase, rows: Dataset, longest: int, free: float, share: bool, count: int
+) -> None:
+    some = rows.select(range(count))
+    fitting = [ids for row in some if len(ids := expected(row, tokenizer)) <= longest]
+    try:
+        encoded = encode(some, tokenizer, EncodingConfig(max_length=longest, share_context=share, context_free_share=free))
+    except TrainingError:
+        assert fitting == []
+        return
+    texts = [text for sequence in encoded for text in read_back(sequence)]
+    alone = [expected(row, tokenizer, with_context=False) for row in some]
+    assert sorted(text for text in texts if text not in alone) == sorted(fitting)
+    assert sum(encoded["questions"]) == len(fitting)
+    for sequence in encoded:
+        assert len(sequence["input_ids"]) == len(sequence["position_ids"]) == len(sequence["weights"]) == sequence["length"] <= longest
+        assert sequence["supervised"] == sum(sequence["weights"])
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_sharing_gives_the_loss_and_the_gradients_of_the_rows_one_by_one(
+    tiny_base: Path, tokenizer: PreTrainedTokenizerBase, rows: Dataset, bf16: bool
+) -> None:
+    losses, gradients = [], []
+    for share in (True, False):
+        model = AutoModelForCausalLM.from_pretrained(tiny_base).eval()
+        choose_attention(model, torch.device("cpu"), bf16)
+        encoded = encode(rows, tokenizer, EncodingConfig(share_context=share, max_length=1000, context_free_share=0.5)).with_format("numpy")
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = SupervisedLoss(model)(collate(list(encoded)))
+        loss.backward()
+        losses.append(loss.item() / sum(encoded["supervised"]))
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3 if bf16 else 1e-5)
+    difference = (gradients[0] - gradients[1]).norm() / gradients[1].norm()
+    assert difference < (2e-2 if bf16 else 1e-4)
+
+
+def test_sharing_computes_a_third_of_the_tokens(tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
+    shared, apart = (
+        sum(encode(rows, tokenizer, EncodingConfig(share_context=share, max_length=1000))["length"]) for share in (True, False)
+    )
+    assert shared < 0.4 * apart
+
+
+def test_question_twice_shares_nothing_and_weights_reach_the_prompt(tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
+    encoded = encode(rows, tokenizer, EncodingConfig(order="question-twice", max_length=1000, prompt_weight=0.5))
+    assert len(encoded) == len(rows)
+    answer = len(expected(rows[0], tokenizer)) - len(tokenizer(question_prompt(rows[0]["question"], rows[0]["context"]))["input_ids"])
+    assert set(encoded[0]["weights"][1:-answer]) == {0.5}
+    assert encoded[0]["weights"][-answer:] == [1.0] * answer
+
+
+def test_plain_text_is_the_context_behind_a_documents_start(tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
+    encoded = encode(rows, tokenizer, EncodingConfig(text_share=1.0, text_weight=0.25, max_length=1000))
+    texts = [sequence for sequence in encoded if not any(sequence["segments"])]
+    contexts = dict.fromkeys(rows["context"])
+    assert [text["input_ids"] for text in texts] == [tokenizer(document_start(tokenizer) + context)["input_ids"] for context in contexts]
+    assert all(set(text["weights"][1:]) == {0.25} for text in texts)
+
+
+def test_a_tokenizer_that_merges_prompt_and_answer_is_refused(tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
+    class Lines:
+        """A token for each whole line, so that the answer changes the prompt's last one."""
+
+        backend_tokenizer, eos_token_id, bos_token = tokenizer.backend_tokenizer, -1, ""
+
+        def __call__(self, texts: list[str], **_: object) -> dict[str, list[list[int]]]:
+            return {"input_ids": [[hash(line) for line in text.split("\n")] for text in texts]}
+
+        def get_vocab(self) -> list[str]:
+            return []
+
+    with pytest.raises(TrainingError, match="merges the prompt's end"):
+        encode(rows, Lines(), EncodingConfig())  # type: ignore[arg-type]

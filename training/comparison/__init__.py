@@ -1,0 +1,1 @@
+"""All models of a run, compared on the same held-out text."""

@@ -1,0 +1,1 @@
+"""What models are measured by: answers, calibration, bits per byte."""

@@ -1,0 +1,1 @@
+"""Fitting the bigram and the LSTM."""
