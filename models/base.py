@@ -1,4 +1,4 @@
-"""What all three language models have in common: one protocol, one set of sampling parameters, one kind of token."""
+"""The interface that all three language models share: a protocol, sampling parameters and tokens."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -9,89 +9,105 @@ from typing_extensions import TypeAliasType
 
 FinishReason = TypeAliasType("FinishReason", Literal["length", "stop"])
 Prompt = str | Sequence[int]
-"""A text, or ids of the model's own tokens, which are taken as they are."""
+"""A text, or token ids of the model, which are used as they are."""
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to continue a prompt. The meaning of each field is the same for every model."""
+    """How to continue a prompt. Each field means the same for every model."""
 
     length: int = 64
-    """New tokens at most: words and punctuation marks for the bigram and the LSTM, BPE tokens for the LLM. 0 generates nothing."""
+    """Maximum number of new tokens: words and punctuation marks for the bigram and the LSTM, BPE tokens for the LLM. 0 generates none."""
     temperature: float = 0.8
-    """Divides the logits before sampling; 0, or less than 0.001, takes the most probable token each time (greedy)."""
+    """Divides the logits before sampling. Below 0.001 the most probable token is taken each time (greedy decoding)."""
     top_k: int = 0
-    """Sample among the k most probable tokens; 0 does not restrict."""
+    """Sample from the k most probable tokens; 0 means no limit."""
     top_p: float = 0.95
-    """Sample among the most probable tokens that together reach this probability (nucleus sampling,
-    https://arxiv.org/abs/1904.09751); 1 does not restrict."""
+    """Sample from the most probable tokens whose probabilities add up to this value (nucleus sampling,
+    https://arxiv.org/abs/1904.09751); 1 means no limit."""
     seed: int = 0
-    """Seeds this request's own random generator: same seed, parameters and model, same text (the LLM: see `docs/serving.md`)."""
+    """Seeds this request's random generator. The same seed, parameters and model give the same text (for the LLM, see
+    `docs/operating.md`)."""
     stop: tuple[str, ...] = ()
-    """Generation ends before the first of these strings, which is not part of the text."""
-    interval: float = 0.0
-    """Seconds: what a model writes within about so long it may hand out as one `Token`, which wakes the reader less often. The first comes
-    at once, and the last with all that was held back: with infinity the whole text is one. A reader who looks for `stop` gets each.
-    """
-    logprobs: bool = False
-    """Whether `Token.logprob` is wanted: the LLM's takes a pass over the vocabulary of its own, a tenth of its speed."""
-    scores: int | None = None
-    """How many alternatives `Token.scores` names for each token; None: no scores are wanted. The LLM's cost a second pass over the text."""
-    prompt_scores: bool = False
-    """Whether the first `Token` holds the scores of the prompt's tokens, and stands for no new one. Goes with `scores`."""
+    """Generation stops before the first of these strings; the string is not part of the text."""
+    flush_interval: float = 0.0
+    """Seconds between flushes of a stream. The LLM's engine may collect tokens for this long and return them as one `Token`, which
+    wakes the reader less often. The first token is never delayed. Ignored where `stop` is set: each token must be checked."""
+    final_only: bool = False
+    """Return the whole text as one `Token` at the end. Models may ignore this, and the LLM does where `stop` is set."""
+    cumulative_logprob: bool = False
+    """Compute `Token.cumulative_logprob`. For the LLM this takes another pass over the vocabulary, a tenth of its speed."""
+    logprobs: int | None = None
+    """Compute `Token.logprobs` with this many alternatives for each token; None computes none. For the LLM this takes a second pass
+    over the text."""
 
     @property
     def greedy(self) -> bool:
-        """Whether the most probable token is taken; a tiny temperature would overflow to the same."""
+        """Whether the most probable token is always taken. Tiny temperatures would overflow to the same result."""
         return self.temperature < 1e-3
 
 
 @dataclass(frozen=True)
-class TokenScore:
-    """One token, of the prompt or generated, and what the model thinks of it in its place."""
+class Logprob:
+    """The log-probability of one token of the prompt or of the generated text, and its most probable alternatives."""
 
     text: str
-    """The token; one that is not a whole character, as the vocabulary spells it."""
+    """The token. A token that is only part of a character is spelled as in the vocabulary."""
     characters: int
-    """How long the text is that it adds; 0 while a character's bytes are incomplete."""
+    """Number of characters that the token adds to the text; 0 while a character is incomplete."""
     logprob: float | None
-    """Natural logarithm of its probability under the model; None for the first of a text, before which nothing stands."""
+    """Natural logarithm of the token's probability under the model; None for the first token of a text, which has no predecessor."""
     top: tuple[tuple[str, float], ...]
-    """The most probable tokens in this place and their log-probabilities, the best first."""
+    """The most probable tokens at this position with their log-probabilities, in descending order."""
+
+
+@dataclass(frozen=True)
+class PromptLogprobs:
+    """The log-probabilities of a prompt's tokens."""
+
+    logprobs: tuple[Logprob, ...]
 
 
 @dataclass(frozen=True)
 class Token:
-    """One step of generation, or several that are handed out together."""
+    """One generated token, or several that were flushed together."""
 
     text: str
-    """What it adds to the text; may be empty while a character's bytes are incomplete."""
-    logprob: float | None
-    """Natural logarithm of its probability under the model, before temperature, top-k and top-p. May be None where
-    `SamplingParams.logprobs` does not ask for it."""
+    """The text to append. Empty while a character is incomplete."""
+    cumulative_logprob: float | None = None
+    """Sum of the natural log-probabilities of the tokens under the model, before temperature, top-k and top-p; None unless
+    `SamplingParams.cumulative_logprob` is set."""
     finish_reason: FinishReason | None = None
-    """Set on the last token alone: `length` was reached, or the model or a stop string ended the text."""
+    """Set only on the last token. `length`: the requested length was reached; `stop`: the model or a stop string ended the text."""
     count: int = 1
-    """Tokens of the model that it stands for."""
+    """Number of model tokens. 0 only where the requested length is 0."""
     ids: tuple[int, ...] = ()
-    """Of these tokens, where the model is the LLM."""
-    scores: tuple[TokenScore, ...] = ()
-    """Of these tokens, where `SamplingParams.scores` asks for them."""
+    """The token ids; empty for the bigram and the LSTM."""
+    logprobs: tuple[Logprob, ...] = ()
+    """One entry for each token where `SamplingParams.logprobs` is set, else empty."""
+
+
+NOTHING_GENERATED = Token("", finish_reason="length", count=0)
+"""The only token of a stream whose requested length is 0."""
 
 
 class TextModel(Protocol):
     """A language model that continues text."""
 
     def count(self, prompt: Prompt) -> int:
-        """How many tokens of the model `prompt` has."""
+        """Return the number of tokens in `prompt`."""
         ...
 
     def stream(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Token]:
-        """Yield the continuation of `prompt` (not the prompt itself), token by token.
+        """Yield the continuation of `prompt`, without the prompt itself, token by token.
 
-        Closing the iterator stops the work at the next token. Raises `PromptTooLong` before the first token where
-        the prompt and `params.length` do not fit the model's context, and `UnknownIds` where ids are none of the model's.
+        Closing the iterator stops generation at the next token. Before the first token it raises `PromptTooLong` if the prompt
+        and `params.length` exceed the model's context, and `UnknownIds` if the prompt contains ids that the model does not have.
         """
+        ...
+
+    def stream_with_prompt_logprobs(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[PromptLogprobs | Token]:
+        """Yield the prompt's log-probabilities, with `params.logprobs` alternatives each, and then the tokens of `stream`."""
         ...
 
 
@@ -105,26 +121,19 @@ class PromptTooLong(ValueError):
         prompt_tokens, length, limit = self.args
         return (
             f"the prompt has {prompt_tokens} tokens and with {length} new ones exceeds the model's context "
-            f"of {limit} tokens: shorten it or ask for less"
+            f"of {limit} tokens: shorten the prompt or request fewer tokens"
         )
 
 
 class UnknownIds(ValueError):
-    """The prompt has ids that are no tokens of the model."""
-
-
-def prompt_token(params: SamplingParams, scores: Sequence[TokenScore] = ()) -> list[Token]:
-    """What a stream begins with: the scores of the prompt, if they are wanted; it ends with it where nothing is to be generated."""
-    if params.length and not params.prompt_scores:
-        return []
-    return [Token("", None, None if params.length else "length", count=0, scores=tuple(scores))]
+    """The prompt contains ids that are not tokens of the model."""
 
 
 async def until_stop(tokens: AsyncGenerator[Token], stop: tuple[str, ...]) -> AsyncGenerator[Token]:
-    """Pass `tokens` on until their text contains one of the `stop` strings, and cut it off there.
+    """Pass `tokens` on until their text contains one of the `stop` strings, and cut the text off before it.
 
-    Text that may be the beginning of a stop string is held back until it is certain that it is none, so no part of
-    a stop string is ever sent. However this ends, `tokens` is closed.
+    Text that may be the beginning of a stop string is held back until the next tokens decide, so no part of a stop string is ever
+    sent. `tokens` is closed in any case.
     """
     held = ""
     async with aclosing(tokens):
@@ -134,15 +143,15 @@ async def until_stop(tokens: AsyncGenerator[Token], stop: tuple[str, ...]) -> As
             return
         async for token in tokens:
             held += token.text
-            ends = [at for word in stop if (at := held.find(word)) >= 0]
-            if ends:
-                yield replace(token, text=held[: min(ends)], finish_reason="stop")
+            matches = [position for word in stop if (position := held.find(word)) >= 0]
+            if matches:
+                yield replace(token, text=held[: min(matches)], finish_reason="stop")
                 return
-            keep = 0 if token.finish_reason else max((_overlap(held, word) for word in stop), default=0)
+            keep = 0 if token.finish_reason else max(_overlap(held, word) for word in stop)
             ready, held = held[: len(held) - keep], held[len(held) - keep :]
             yield replace(token, text=ready)
 
 
 def _overlap(text: str, word: str) -> int:
-    """The length of the longest end of `text` that `word` begins with (shorter than `word`)."""
+    """Return the length of the longest suffix of `text` that is a proper prefix of `word`."""
     return next((n for n in range(min(len(text), len(word) - 1), 0, -1) if text.endswith(word[:n])), 0)

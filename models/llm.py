@@ -8,38 +8,39 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from models.base import Prompt, SamplingParams, Token, TokenScore, prompt_token, until_stop
-from models.engines import Engine, IdScore, load_engine
+from models.base import NOTHING_GENERATED, Logprob, Prompt, PromptLogprobs, SamplingParams, Token, until_stop
+from models.engines import Engine, IdLogprob, LogprobReader, load_engine
 from models.engines.tokenization import INCOMPLETE, IncrementalDetokenizer, encode
 
-SETTINGS = "trigen.json"
-"""The file of an artifact that holds what the Hugging Face format has no place for."""
-
+SETTINGS_FILE = "trigen.json"
+"""The file of an artifact that holds the settings for which the Hugging Face format has no place."""
 
 PromptOrder = Literal["context-first", "question-twice"]
-"""Where the question stands: behind the context, so that the context's computation serves all questions about it, or also before it,
+"""Where the question stands: after the context only, so that all questions about a context share its computation, or before it as well,
 so that a causal model reads the context with the question in mind."""
 
 
 def question_prompt(question: str, context: str | None = None, order: PromptOrder = "context-first") -> str:
-    """The one place that spells how a question is put to the model; its answer is `answer_text(answer)` and the end of
-    the text. Without a context the model answers from what it remembers.
+    """Return the prompt for a question. This is the only place that spells the template.
+
+    The model is trained to continue it with `answer_text(answer)` and the end of the text. Without a context it answers from memory.
     """
-    asked = f"Question: {question.strip()}\n"
+    question_line = f"Question: {question.strip()}\n"
     if not context or not context.strip():
-        return f"{asked}Answer:"
-    before = asked if order == "question-twice" else ""
-    return f"{before}Context: {context.strip()}\n{asked}Answer:"
+        return f"{question_line}Answer:"
+    before = question_line if order == "question-twice" else ""
+    return f"{before}Context: {context.strip()}\n{question_line}Answer:"
 
 
 def answer_text(answer: str) -> str:
-    """What follows `question_prompt`: the answer after one space, so that its tokens are those of running text."""
+    """Return the text that follows `question_prompt`: the answer after one space, so that it has the tokens of running text."""
     return f" {answer}"
 
 
 def document_start(tokenizer: Any) -> str:
-    """The text of the token that stood between documents in the pretraining of a transformers tokenizer's model; empty where the
-    tokenizer adds one by itself, or none is known.
+    """Return the text of the token that separated documents in pretraining, given a transformers tokenizer.
+
+    Returns an empty string if the tokenizer adds such a token by itself or has none.
     """
     if tokenizer("a")["input_ids"] != tokenizer("a", add_special_tokens=False)["input_ids"]:
         return ""
@@ -48,24 +49,25 @@ def document_start(tokenizer: Any) -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer, as in transformers' question-answering pipeline."""
+    """An answer with the fields of transformers' question-answering pipeline."""
 
     answer: str
     score: float
-    """Probability that the model gives to exactly this answer and its end, between 0 and 1; of an answer that was cut off at
-    the limit, to its beginning."""
+    """The probability, from 0 to 1, that the model assigns to exactly this answer and its end. For an answer that was cut off at the
+    length limit, the probability of the tokens generated so far."""
     start: int | None
+    """Offset of the answer's first character in the context; None if the answer is not a span of the context."""
     end: int | None
-    """Character offsets of the answer in the context; None where it is not a span of the context."""
+    """Offset after the answer's last character; None if the answer is not a span of the context."""
     ended: bool
-    """Whether the model ended it before the limit."""
+    """Whether the model ended the answer before the length limit."""
 
 
 class LLM:
-    """A causal language model behind an engine.
+    """A causal language model and the engine that runs it.
 
-    `document_start` is the text of the token that stood between documents in pretraining. Text that is to be continued
-    follows it: without it a short prompt is read as the middle of anything.
+    `document_start` is the text of the token that separated documents in pretraining. It is put in front of text to be continued;
+    without it, the model would read a short prompt as the middle of some document.
     """
 
     def __init__(self, engine: Engine, document_start: str = "", prompt_order: PromptOrder = "context-first") -> None:
@@ -73,94 +75,124 @@ class LLM:
 
     @classmethod
     def load(cls, directory: Path, engine: str = "auto", *, reproducible: bool = False) -> "LLM":
-        """Load an artifact of the store; `engine` and `reproducible` are those of `models.engines.load_engine`."""
-        settings = json.loads((directory / SETTINGS).read_text())
-        running = load_engine(directory, engine, reproducible=reproducible)
-        return cls(running, settings["document_start"], settings.get("prompt_order", "context-first"))
+        """Load an artifact. See `models.engines.load_engine` for `engine` and `reproducible`."""
+        settings = json.loads((directory / SETTINGS_FILE).read_text())
+        loaded = load_engine(directory, engine, reproducible=reproducible)
+        return cls(loaded, settings["document_start"], settings.get("prompt_order", "context-first"))
 
     def count(self, prompt: Prompt) -> int:
-        """See `TextModel`. What stands before the beginning of a text is not counted."""
+        """See `TextModel`. The document start is not counted."""
         return len(encode(self.engine.tokenizer, prompt))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of a prompt that was given as ids."""
+        """Return the text of a prompt given as ids."""
         text: str = self.engine.tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
     def stream(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Token]:
-        """Continue `prompt` as the beginning of a text; of ids, which are taken as they are, the first is the beginning. See
-        `TextModel.stream`; `params.scores` is `models.engines.MAX_LOGPROBS` at most.
-        """
-        if params.scores is not None or not params.length:
-            return until_stop(self._scored(prompt, params), params.stop)
-        return until_stop(self.engine.stream(self.document_start + prompt if isinstance(prompt, str) else prompt, params), params.stop)
+        """Continue `prompt` as the beginning of a document; ids are used as they are, without a document start.
 
-    async def _scored(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Token]:
-        """A scorer reads the prompt, and then what the engine generates."""
-        tokenizer, start = self.engine.tokenizer, self.document_start if isinstance(prompt, str) else ""
-        ids = encode(tokenizer, start + prompt if isinstance(prompt, str) else prompt)
-        before = len(encode(tokenizer, start)) if start else 0
-        self.engine.limits.check(len(ids), params.length)
-        texts = _Texts(self.engine, ids[:before], params.scores or 0)
-        scorer = self.engine.scorer()
+        See `TextModel.stream`. `params.logprobs` may be up to `models.engines.MAX_LOGPROBS`.
+        """
+        if params.logprobs is None and params.length:
+            text = self.document_start + prompt if isinstance(prompt, str) else prompt
+            return until_stop(self.engine.stream(text, params), params.stop)
+        return until_stop(self._stream_with_logprobs(prompt, params), params.stop)
+
+    async def stream_with_prompt_logprobs(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[PromptLogprobs | Token]:
+        """See `TextModel.stream_with_prompt_logprobs`."""
+        text = _TextLogprobs(self, prompt, params)
         try:
-            scores = texts.scores(ids[before:], (await scorer.read(ids))[before:]) if params.scores is not None else ()
-            for token in prompt_token(params, scores):
-                yield token
-            if not params.length:
-                return
-            async with aclosing(self.engine.stream(ids, params)) as tokens:
+            yield PromptLogprobs(await text.read_prompt())
+            async with aclosing(until_stop(self._generate_with_logprobs(text, params), params.stop)) as tokens:
                 async for token in tokens:
-                    yield replace(token, scores=texts.scores(token.ids, await scorer.read(token.ids)))
+                    yield token
         finally:
-            scorer.close()
+            text.close()
+
+    async def _stream_with_logprobs(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Token]:
+        text = _TextLogprobs(self, prompt, params)
+        try:
+            if params.length:
+                await text.read_prompt()
+            async with aclosing(self._generate_with_logprobs(text, params)) as tokens:
+                async for token in tokens:
+                    yield token
+        finally:
+            text.close()
+
+    async def _generate_with_logprobs(self, text: "_TextLogprobs", params: SamplingParams) -> AsyncGenerator[Token]:
+        """Yield the engine's tokens with their log-probabilities, which a second pass over the text computes."""
+        if not params.length:
+            yield NOTHING_GENERATED
+            return
+        async with aclosing(self.engine.stream(text.prompt_ids, params)) as tokens:
+            async for token in tokens:
+                yield replace(token, logprobs=await text.read(token.ids))
 
     def ask(self, question: str, context: str | None, params: SamplingParams) -> AsyncGenerator[Token]:
         """Generate the answer to a question: see `TextModel.stream`."""
         return until_stop(self.engine.stream(question_prompt(question, context, self.prompt_order), params), params.stop)
 
     async def answer(self, question: str, context: str | None, length: int = 64) -> Answer:
-        """Answer from `context`, or without one from memory, greedily, in at most `length` tokens. Raises `PromptTooLong`."""
-        tokens = [
-            token async for token in self.ask(question, context, SamplingParams(length, temperature=0, interval=math.inf, logprobs=True))
-        ]
+        """Answer greedily, in up to `length` tokens, from `context` or, if it is None, from memory. Raises `PromptTooLong`."""
+        params = SamplingParams(length, temperature=0, final_only=True, cumulative_logprob=True)
+        tokens = [token async for token in self.ask(question, context, params)]
         text = "".join(token.text for token in tokens).strip()
         start = context.find(text) if context and text else -1
         return Answer(
             answer=text,
-            score=math.exp(min(0.0, sum(token.logprob or 0.0 for token in tokens))),
+            score=math.exp(min(0.0, sum(token.cumulative_logprob or 0.0 for token in tokens))),
             start=start if start >= 0 else None,
             end=start + len(text) if start >= 0 else None,
             ended=bool(tokens) and tokens[-1].finish_reason == "stop",
         )
 
     def close(self) -> None:
-        """Stop the engine; requests under way fail."""
+        """Stop the engine. Requests in progress fail."""
         self.engine.close()
 
 
-class _Texts:
-    """Spells the tokens of one text, as they come, for its scores."""
+class _TextLogprobs:
+    """Computes the log-probabilities of a text's tokens, first of the prompt and then of the generated tokens as they arrive."""
 
-    def __init__(self, engine: Engine, before: Sequence[int], top: int) -> None:
-        self._tokenizer, self._top = engine.tokenizer, top
-        self._text = IncrementalDetokenizer(engine.tokenizer, list(before), engine.limits.eos)
+    def __init__(self, llm: LLM, prompt: Prompt, params: SamplingParams) -> None:
+        """Tokenize the prompt. Raises `UnknownIds`, and `PromptTooLong` if it does not fit."""
+        self._tokenizer, self._top = llm.engine.tokenizer, params.logprobs or 0
+        start = llm.document_start if isinstance(prompt, str) else ""
+        self.prompt_ids = encode(self._tokenizer, start + prompt if isinstance(prompt, str) else prompt)
+        self._start_length = len(encode(self._tokenizer, start)) if start else 0
+        llm.engine.limits.check(len(self.prompt_ids), params.length)
+        self._text = IncrementalDetokenizer(self._tokenizer, self.prompt_ids[: self._start_length], llm.engine.limits.eos)
+        self._reader: LogprobReader = llm.engine.logprob_reader()
 
-    def scores(self, ids: Sequence[int], scores: Sequence[IdScore]) -> tuple[TokenScore, ...]:
-        """What the scores of `ids` say, which come next."""
+    async def read_prompt(self) -> tuple[Logprob, ...]:
+        """Return the log-probabilities of the prompt's tokens, without the document start."""
+        logprobs = await self._reader.read(self.prompt_ids)
+        return self._spell(self.prompt_ids[self._start_length :], logprobs[self._start_length :])
+
+    async def read(self, ids: Sequence[int]) -> tuple[Logprob, ...]:
+        """Return the log-probabilities of the next tokens of the text."""
+        return self._spell(ids, await self._reader.read(ids))
+
+    def close(self) -> None:
+        """Release the reader's memory."""
+        self._reader.close()
+
+    def _spell(self, ids: Sequence[int], logprobs: Sequence[IdLogprob]) -> tuple[Logprob, ...]:
         return tuple(
-            TokenScore(
-                self._spell(id),
-                len(self._text.token([id], None).text),
+            Logprob(
+                self._spell_token(id),
+                len(self._text.token([id]).text),
                 logprob,
-                tuple((self._spell(other), value) for other, value in best[: self._top]),
+                tuple((self._spell_token(other), value) for other, value in top[: self._top]),
             )
-            for id, (logprob, best) in zip(ids, scores, strict=True)
+            for id, (logprob, top) in zip(ids, logprobs, strict=True)
         )
 
-    def _spell(self, id: int) -> str:
-        """The text of a token; where it has none, or is part of a character, what the vocabulary calls it, so that different tokens stay
-        different.
+    def _spell_token(self, id: int) -> str:
+        """Return the text of a token. If it is empty or part of a character, return the token's name in the vocabulary instead, so that
+        different tokens are spelled differently.
         """
         text: str = self._tokenizer.decode([id], skip_special_tokens=False)
         name: str = self._tokenizer.id_to_token(id) or ""

@@ -1,13 +1,18 @@
-"""Draws from the rows of a bigram model by binary search in cumulative sums, with temperature, top-k and top-p.
+"""Sample the next word of a bigram model in microseconds, with temperature, top-k and top-p.
 
-A row is sparse: the words that followed, with probabilities of their own, and behind them all words of the vocabulary, by P_continuation
-times one weight. So P(w)^(1/T), for temperature T, is a sum too: (weight · P_continuation(w))^(1/T), whose cumulative sum over the words
-in descending order is the same for all rows, and for the words that followed what they have beyond that. Of the words in descending
-order top-k and top-p keep a beginning: so many of the words that followed, and so many of all words. Nothing of a row's draw has the
-size of the vocabulary.
+A row of the model is P(w) = seen(w) + backoff · P_continuation(w), where `seen` is above zero only for the row's successors, the words
+that followed in training. At temperature T a word has the weight P(w)^(1/T). The sampler splits it in two:
+
+- a shared weight, (backoff · P_continuation(w))^(1/T), whose cumulative sums over all words are the same for every row up to a factor,
+- the rest, which only successors have.
+
+A draw is one binary search, either in the row's successors or in all words. Top-k and top-p keep the most probable words: the first
+successors in order of falling P(w), and the first of all words in order of falling P_continuation. No draw looks at the whole vocabulary.
+
+A library's alias table for each row (such as `scipy.stats.sampling.DiscreteAliasUrn`) would need an entry for every word of the
+vocabulary: 30,000 rows of 30,000 entries, for each combination of parameters, do not fit into memory.
 """
 
-import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,141 +21,159 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-Row = Callable[[int], tuple[NDArray[np.int32], Floats, float]]
-"""`Bigram.row`."""
+RowReader = Callable[[int], tuple[NDArray[np.int32], Floats, float]]
+"""`Bigram.row`: the successors of a word, what each has beyond the backoff, and the weight of the backoff."""
 
 
-class Continuation:
-    """All words that may be drawn, the most probable first, equal ones by their ids."""
+class RankedWords:
+    """All words that can be drawn, in order of falling P_continuation; ties are ordered by id."""
 
-    def __init__(self, probabilities: Floats, never: list[int]) -> None:
-        allowed = probabilities.copy()
+    def __init__(self, continuation: Floats, never: list[int]) -> None:
+        allowed = continuation.copy()
         allowed[never] = 0
         order = np.argsort(-allowed, kind="stable")[: int((allowed > 0).sum())]
         self.ids: list[int] = order.tolist()
         self.probabilities: Floats = allowed[order]
-        self.ranks = np.full(len(probabilities), len(order), dtype=np.int64)
-        """The place of each word in this order, shape (V,); behind all for those that are never drawn."""
-        self.ranks[order] = np.arange(len(order))
-        self.ascending = self.probabilities[::-1].copy()
-        self.listed: list[float] = self.probabilities.tolist()
-        self.total = float(self.probabilities.sum())
+        self.ascending: Floats = self.probabilities[::-1].copy()
+        self.rank_of = np.full(len(continuation), len(order), dtype=np.int64)
+        """The rank of each word, shape (V,). Words that are never drawn rank behind all others."""
+        self.rank_of[order] = np.arange(len(order))
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A row, ready to be drawn from: first the words that followed, then all words."""
+class _PreparedRow:
+    """The two parts of a row, after top-k and top-p."""
 
-    ids: NDArray[np.int32]
-    """The words that followed and are kept, the most probable first, …"""
-    probability: Floats
-    """… their P, …"""
-    cumulative: Floats
-    """… and sums of what they have beyond their share in the second part."""
-    own: float
-    """The last of them."""
-    scale: float
-    """Of the second part: its weight to the power of 1 / T."""
-    kept: int
-    """How many of all words are in the second part."""
-    total: float
     successors: NDArray[np.int32]
-    seen: Floats
-    backoff: float
-    """What `Bigram.row` says, and …"""
-    allowed: float
-    """… what all words that may be drawn have together."""
+    """The successors that are kept, the most probable first."""
+    cumulative: Floats
+    """Cumulative weights of the successors beyond their shared weight."""
+    successor_weight: float
+    """The last of `cumulative`."""
+    shared_scale: float
+    """The factor between the sampler's shared weights and this row's."""
+    shared_count: int
+    """The number of ranked words that are kept."""
+    total_weight: float
 
 
 class RowSampler:
-    """Draws at one setting. Rows are prepared when they are met first, and remembered: all of them take some thirty bytes a bigram."""
+    """Draws with one combination of temperature, top-k and top-p.
 
-    def __init__(self, row: Row, continuation: Continuation, temperature: float, top_k: int, top_p: float) -> None:
-        self._row, self._continuation = row, continuation
+    A row is prepared when it is needed for the first time and kept; all rows together take about thirty bytes for each bigram.
+    """
+
+    def __init__(self, read_row: RowReader, words: RankedWords, temperature: float, top_k: int, top_p: float) -> None:
+        self._read_row, self._words = read_row, words
         self._power, self._top_k, self._top_p = 1 / temperature, top_k, top_p
-        # Powers of shares of the largest: for a small temperature those of the probabilities themselves would all be 0.
-        self._weights = (continuation.probabilities / continuation.probabilities[0]) ** self._power
-        self._cumulative: list[float] = [0.0, *self._weights.cumsum().tolist()]
-        self._prepared: dict[int, _Prepared] = {}
+        # Relative to the most probable word: at a low temperature, powers of the probabilities themselves would all underflow to 0.
+        self._shared = (words.probabilities / words.probabilities[0]) ** self._power
+        self._shared_cumulative: list[float] = [0.0, *self._shared.cumsum().tolist()]
+        self._rows: dict[int, _PreparedRow] = {}
 
-    def draw(self, previous: int, uniform: float) -> tuple[int, float]:
-        """The next word after `previous` for a number drawn uniformly from [0, 1), and the natural logarithm of its probability among the
-        words that may be drawn.
-        """
-        row = self._prepared.get(previous)
+    def draw(self, previous: int, uniform: float) -> int:
+        """Return the word after `previous` for a number drawn uniformly from [0, 1)."""
+        row = self._rows.get(previous)
         if row is None:
-            row = self._prepared[previous] = self._prepare(previous)
-        target = uniform * row.total
-        if target < row.own or not row.kept:
-            place = min(int(row.cumulative.searchsorted(target, "right")), len(row.ids) - 1)
-            id, probability = int(row.ids[place]), float(row.probability[place])
-        else:
-            place = min(bisect_right(self._cumulative, (target - row.own) / row.scale, 0, row.kept + 1) - 1, row.kept - 1)
-            id = self._continuation.ids[place]
-            probability = row.backoff * self._continuation.listed[place]
-            at = int(row.successors.searchsorted(id))
-            if at < len(row.successors) and row.successors[at] == id:
-                probability += float(row.seen[at])
-        return id, math.log(probability / row.allowed)
+            row = self._rows[previous] = self._prepare(previous)
+        target = uniform * row.total_weight
+        if target < row.successor_weight or not row.shared_count:
+            place = int(row.cumulative.searchsorted(target, "right"))
+            return int(row.successors[min(place, len(row.successors) - 1)])
+        target = (target - row.successor_weight) / row.shared_scale
+        place = bisect_right(self._shared_cumulative, target, 0, row.shared_count + 1) - 1
+        return self._words.ids[min(place, row.shared_count - 1)]
 
-    def _prepare(self, previous: int) -> _Prepared:
-        everything = self._continuation
-        successors, seen, backoff = self._row(previous)
-        drawable = everything.ranks[successors] < len(everything.ids)
+    def _prepare(self, previous: int) -> _PreparedRow:
+        words = self._words
+        successors, seen, backoff = self._read_row(previous)
+        drawable = words.rank_of[successors] < len(words.ids)
         successors, seen = successors[drawable], seen[drawable]
-        probability = seen + backoff * everything.probabilities[everything.ranks[successors]]
-        order = np.argsort(-probability, kind="stable")
-        ids, probability = successors[order], probability[order]
-        ranks = everything.ranks[ids]
+        probabilities = seen + backoff * words.probabilities[words.rank_of[successors]]
+        order = np.argsort(-probabilities, kind="stable")
+        successors, probabilities = successors[order], probabilities[order]
+        ranks = words.rank_of[successors]
 
-        largest = max(float(probability[0]) if len(ids) else 0.0, backoff * float(everything.probabilities[0]))
-        scale = (backoff * float(everything.probabilities[0]) / largest) ** self._power
-        weights, shared = (probability / largest) ** self._power, scale * self._weights[ranks]
-        followed, kept = self._cut(probability / backoff, ranks, weights, shared, scale)
-        own = weights[:followed] - np.where(ranks[:followed] < kept, shared[:followed], 0)
-        cumulative = np.maximum(own, 0).cumsum()
-        sum_of_own, sum_of_all = float(cumulative[-1]) if followed else 0.0, scale * self._cumulative[kept]
-        return _Prepared(
-            ids=ids[:followed],
-            probability=probability[:followed],
+        largest_shared = backoff * float(words.probabilities[0])
+        largest = max(float(probabilities[0]) if len(successors) else 0.0, largest_shared)
+        scale = (largest_shared / largest) ** self._power
+        weights, shared = (probabilities / largest) ** self._power, scale * self._shared[ranks]
+
+        kept, shared_count = self._cut(probabilities / backoff, ranks, weights, shared, scale)
+        beyond_shared = weights[:kept] - np.where(ranks[:kept] < shared_count, shared[:kept], 0)
+        cumulative = np.maximum(beyond_shared, 0).cumsum()
+        successor_weight = float(cumulative[-1]) if kept else 0.0
+        shared_weight = scale * self._shared_cumulative[shared_count]
+        return _PreparedRow(
+            successors=successors[:kept],
             cumulative=cumulative,
-            own=sum_of_own,
-            scale=scale,
-            kept=kept if sum_of_all else 0,
-            total=sum_of_own + sum_of_all,
-            successors=successors,
-            seen=seen,
-            backoff=backoff,
-            allowed=float(seen.sum()) + backoff * everything.total,
+            successor_weight=successor_weight,
+            shared_scale=scale,
+            shared_count=shared_count if shared_weight else 0,
+            total_weight=successor_weight + shared_weight,
         )
 
-    def _cut(self, likeness: Floats, ranks: NDArray[np.int64], weights: Floats, shared: Floats, scale: float) -> tuple[int, int]:
-        """How many of the words that followed and how many of all words top-k and top-p leave. `likeness` is which P_continuation a word
-        that did not follow would need, to be as probable as each that followed.
+    def _cut(self, equivalent: Floats, ranks: NDArray[np.int64], weights: Floats, shared: Floats, scale: float) -> tuple[int, int]:
+        """Return how many successors and how many ranked words top-k and top-p keep.
+
+        `equivalent` is the P_continuation that would make a word as probable as each successor without having followed.
         """
-        row_end, all_end = len(ranks), len(self._weights)
+        everything = len(ranks), len(self._shared)
         if not self._top_k and self._top_p == 1:
-            return row_end, all_end
-        # In one descending order a word that followed comes after `before` of all words; those of them that followed stand in it already.
-        before = all_end - np.searchsorted(self._continuation.ascending, likeness, side="right")
+            return everything
         by_rank = np.argsort(ranks)
-        ordered = ranks[by_rank].tolist()
-        doubled: list[float] = [0.0, *shared[by_rank].cumsum().tolist()]
-        followed_sum: list[float] = [0.0, *weights.cumsum().tolist()]
-
-        def count(followed: int, kept: int) -> float:
-            return followed + kept - bisect_left(ordered, kept)
-
-        def mass(followed: int, kept: int) -> float:
-            return followed_sum[followed] + scale * self._cumulative[kept] - doubled[bisect_left(ordered, kept)]
-
-        def reach(measure: Callable[[int, int], float], target: float) -> tuple[int, int]:
-            followed = bisect_left(range(row_end), target, key=lambda at: measure(at + 1, int(before[at])))
-            low, high = int(before[followed - 1]) if followed else 0, int(before[followed]) if followed < row_end else all_end
-            kept = low + bisect_left(range(low, high + 1), target, key=lambda kept: measure(followed, kept))
-            return (followed, kept) if kept <= high else (min(followed + 1, row_end), high)
-
-        cut = reach(count, self._top_k) if 0 < self._top_k < count(row_end, all_end) else (row_end, all_end)
+        cuts = _Cuts(
+            more_probable=len(self._shared) - np.searchsorted(self._words.ascending, equivalent, side="right"),
+            vocabulary=len(self._shared),
+            successor_weights=[0.0, *weights.cumsum().tolist()],
+            shared_weights=self._shared_cumulative,
+            shared_scale=scale,
+            duplicate_ranks=ranks[by_rank].tolist(),
+            duplicate_weights=[0.0, *shared[by_rank].cumsum().tolist()],
+        )
+        cut = everything
+        if 0 < self._top_k < cuts.count(*cut):
+            cut = cuts.first(cuts.count, self._top_k)
         if self._top_p < 1:
-            cut = min(cut, reach(mass, self._top_p * mass(*cut)))
+            cut = min(cut, cuts.first(cuts.weight, self._top_p * cuts.weight(*cut)))
         return cut
+
+
+@dataclass(frozen=True, slots=True)
+class _Cuts:
+    """The prefixes of a row's words in order of falling probability.
+
+    A cut keeps the first successors and the first ranked words. A successor is a ranked word too; there it is a duplicate, which does
+    not count, because a successor always comes before its duplicate.
+    """
+
+    more_probable: NDArray[np.int64]
+    """How many ranked words come before each successor."""
+    vocabulary: int
+    successor_weights: list[float]
+    """Cumulative weights of the successors, beginning with 0."""
+    shared_weights: list[float]
+    """Cumulative weights of the ranked words, beginning with 0, to be multiplied by `shared_scale`."""
+    shared_scale: float
+    duplicate_ranks: list[int]
+    """The ranks of the successors in ascending order."""
+    duplicate_weights: list[float]
+    """Their cumulative shared weights, beginning with 0."""
+
+    def count(self, successors: int, ranked: int) -> float:
+        """Return the number of words in a cut."""
+        return successors + ranked - bisect_left(self.duplicate_ranks, ranked)
+
+    def weight(self, successors: int, ranked: int) -> float:
+        """Return the weight of the words in a cut."""
+        duplicates = self.duplicate_weights[bisect_left(self.duplicate_ranks, ranked)]
+        return self.successor_weights[successors] + self.shared_scale * self.shared_weights[ranked] - duplicates
+
+    def first(self, measure: Callable[[int, int], float], target: float) -> tuple[int, int]:
+        """Return the smallest cut whose `measure` (`count` or `weight`) reaches `target`."""
+        total = len(self.more_probable)
+        successors = bisect_left(range(total), target, key=lambda n: measure(n + 1, int(self.more_probable[n])))
+        low = int(self.more_probable[successors - 1]) if successors else 0
+        high = int(self.more_probable[successors]) if successors < total else self.vocabulary
+        ranked = low + bisect_left(range(low, high + 1), target, key=lambda n: measure(successors, n))
+        return (successors, ranked) if ranked <= high else (min(successors + 1, total), high)

@@ -1,12 +1,13 @@
-"""The cost of a word outside the vocabulary: it is spelled, byte by byte.
+"""The cost of a word outside the vocabulary: it is spelled byte by byte.
 
-A word model gives such a word P(unknown | what came before). Alone that would be a gift: the more words a vocabulary leaves out, the better
-it would look. So each is charged its spelling too, P(unknown | …) · P(its bytes, then an end), by a model of bytes that is learned from
-the training words outside the vocabulary. Every string of bytes has a probability above zero, so every text has a finite cost.
+A word model assigns such a word P(unknown | preceding words). That alone would reward small vocabularies: the more words are left out, the
+better the model would look. So the word also pays for its spelling, P(its bytes, then an end), under a byte model that is learned
+from the training words outside the vocabulary. Every byte string has a probability above zero, so every text has a finite cost.
 
-The bytes follow an interpolated Witten-Bell model (Witten & Bell 1991, https://doi.org/10.1109/18.87000; in this form Chen & Goodman 1999,
-section 2.5) down to a uniform distribution over the 256 bytes and the end: P(b | h) = (c(h b) + T(h) P(b | h')) / (c(h) + T(h)), where
-T(h) is the number of different bytes that followed h, and h' is h without its first byte.
+The byte model is an interpolated Witten-Bell model (Witten & Bell 1991, https://doi.org/10.1109/18.87000, in the form of Chen & Goodman
+1999, section 2.5) that backs off to a uniform distribution over the 256 bytes and the end:
+P(b | h) = (c(h b) + T(h) P(b | h')) / (c(h) + T(h)), where T(h) is the number of distinct bytes that followed h in training, and h' is h
+without its first byte.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,29 +19,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 ORDER = 6
-"""A byte is predicted from the five before it, as far as they have been seen."""
+"""Length of the longest byte sequences counted: a byte is predicted from up to five preceding ones."""
 END, START = 256, 257
-"""Symbols besides the bytes: the end of a word, and what stands before its beginning."""
+"""Symbols besides the bytes: the end of a word, and the padding before its first byte."""
 BASE = 258
+"""Number of symbols."""
 
 Integers = NDArray[np.int64]
 Tables = list[tuple[Integers, Integers]]
 
 
 class Spelling:
-    """Counts of byte sequences of each length from 1 to `ORDER`, as sorted keys: a sequence read as a number of base 258."""
+    """Counts of byte sequences of each length from 1 to `ORDER`. The key of a sequence is its value as a number in base 258."""
 
     def __init__(self, read: Callable[[], Tables]) -> None:
         self._read = read
 
     @cached_property
     def tables(self) -> Tables:
-        """Of each order its keys and counts. Read when they are asked for: serving, which spells nothing, never does."""
+        """The sorted keys and their counts for each order. Read on first use, which most services never need."""
         return self._read()
 
     @cached_property
     def _contexts(self) -> list[tuple[Integers, Integers, Integers]]:
-        """Of each order the contexts (a key without its last symbol), how often anything followed, and how many different symbols did."""
+        """For each order: the contexts (keys without their last symbol), their counts, and the number of distinct symbols after each."""
         result = []
         for keys, counts in self.tables:
             contexts, first, types = np.unique(keys // BASE, return_index=True, return_counts=True)
@@ -49,22 +51,22 @@ class Spelling:
 
     @classmethod
     def fit(cls, words: Iterable[str]) -> Self:
-        """Learn from different `words`, each counted once: how often a new word comes is not this model's affair."""
+        """Learn from distinct `words`, each counted once: the word model accounts for how often unknown words occur."""
         tables = [np.unique(keys, return_counts=True) for keys in _keys(*_symbols(words))]
         return cls(lambda: tables)
 
     def bits(self, words: Iterable[str]) -> NDArray[np.float64]:
-        """The cost of spelling each of `words`, in bits, shape (words,)."""
+        """Return the cost of spelling each of `words` in bits, shape (words,)."""
         symbols, ends = _symbols(words)
         if not len(ends):
             return np.zeros(0)
-        probability = np.full(len(symbols), 1 / (BASE - 1))  # never the start
+        probability = np.full(len(symbols), 1 / (BASE - 1))  # uniform over all symbols but the padding
         for keys, (known, counts), (contexts, totals, types) in zip(_keys(symbols, ends), self.tables, self._contexts, strict=True):
             if not len(known):
                 continue
             before = keys // BASE
-            count, total, different = _look_up(known, counts, keys), _look_up(contexts, totals, before), _look_up(contexts, types, before)
-            smoothed = (count + different * probability) / np.maximum(total + different, 1)
+            count, total, distinct = _look_up(known, counts, keys), _look_up(contexts, totals, before), _look_up(contexts, types, before)
+            smoothed = (count + distinct * probability) / np.maximum(total + distinct, 1)
             probability = np.where(total > 0, smoothed, probability)
         result: NDArray[np.float64] = -np.add.reduceat(np.log2(probability), np.concatenate([[0], ends[:-1] + 1]))
         return result
@@ -72,13 +74,13 @@ class Spelling:
     def save(self, path: Path) -> None:
         """Write the counts as `.npz`."""
         arrays = {
-            f"{name}{n}": part for n, table in enumerate(self.tables, 1) for name, part in zip(("keys", "counts"), table, strict=True)
+            f"{name}{n}": array for n, table in enumerate(self.tables, 1) for name, array in zip(("keys", "counts"), table, strict=True)
         }
-        np.savez_compressed(path, **arrays)  # type: ignore[arg-type]  # numpy's stub takes one of them for its `allow_pickle`
+        np.savez_compressed(path, **arrays)  # type: ignore[arg-type]  # numpy's stub mistakes one of them for `allow_pickle`
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote."""
+        """Open counts that `save` wrote."""
 
         def read() -> Tables:
             with np.load(path, allow_pickle=False) as arrays:
@@ -88,7 +90,10 @@ class Spelling:
 
 
 def _symbols(words: Iterable[str]) -> tuple[Integers, Integers]:
-    """The bytes of all words in a row, each word with its end; and where the ends stand. A lone surrogate is spelled as its three bytes."""
+    """Return the symbols of all words in one row, each word followed by `END`, and the positions of the ends.
+
+    A lone surrogate is spelled as its three bytes.
+    """
     encoded = [word.encode("utf-8", "surrogatepass") for word in words]
     ends = np.cumsum([len(word) + 1 for word in encoded], dtype=np.int64) - 1
     symbols = np.frombuffer(b"\0".join([*encoded, b""]), np.uint8).astype(np.int64)
@@ -97,18 +102,18 @@ def _symbols(words: Iterable[str]) -> tuple[Integers, Integers]:
 
 
 def _keys(symbols: Integers, ends: Integers) -> list[Integers]:
-    """Of each order from 1 to `ORDER` the key of the sequence that ends at each symbol; before a word's beginning stands `START`."""
+    """Return, for each order from 1 to `ORDER`, the key of the sequence that ends at each symbol. Words are padded with `START`."""
     starts = np.zeros(len(symbols), np.int64)
     starts[ends[:-1] + 1] = ends[:-1] + 1
-    place = np.arange(len(symbols)) - np.maximum.accumulate(starts)
+    position = np.arange(len(symbols)) - np.maximum.accumulate(starts)  # within the word
     keys, result = symbols, [symbols]
     for order in range(1, ORDER):
-        keys = keys + np.where(place >= order, np.roll(symbols, order), START) * BASE**order
+        keys = keys + np.where(position >= order, np.roll(symbols, order), START) * BASE**order
         result.append(keys)
     return result
 
 
 def _look_up(known: Integers, values: Integers, keys: Integers) -> Integers:
-    """The value of each key, 0 where it is not known."""
-    at = np.minimum(np.searchsorted(known, keys), len(known) - 1)
-    return np.where(known[at] == keys, values[at], 0)
+    """Return the value of each key, and 0 for unknown keys."""
+    index = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+    return np.where(known[index] == keys, values[index], 0)

@@ -1,4 +1,4 @@
-"""The BentoML model store: which tags hold which model, putting them in, and finding them."""
+"""The models in the BentoML model store: their tags, registering them and finding them."""
 
 import shutil
 import sys
@@ -13,23 +13,23 @@ from bentoml.exceptions import NotFound
 from bentoml.models import BentoModel
 
 TAGS = {"bigram": "trigen-bigram", "rnn": "trigen-rnn", "llm": "trigen-llm"}
-"""Tags in the store, by model."""
+"""Each model's tag in the store."""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A trained model before it is registered."""
+    """A trained model that has not been registered yet."""
 
     directory: Path
-    """Plain files: safetensors, JSON, .npz without pickle, OpenVINO IR."""
+    """Contains plain files only: safetensors, JSON, .npz without pickle, OpenVINO IR."""
     metadata: Mapping[str, Any]
-    """Nested dicts of text, numbers and lists; entries that are None are left out, for BentoML refuses them."""
+    """Nested dicts of text, numbers and lists. Entries that are None are dropped, because BentoML rejects them."""
 
 
 def register(artifacts: Mapping[str, Artifact]) -> list[str]:
-    """Put `artifacts`, by model name, into the store; returns their tags.
+    """Register `artifacts`, given by model name, in the store and return their tags.
 
-    All or none: after a failure the store and each tag's `latest` are as they were.
+    Either all are registered or none: after a failure the store and each tag's `latest` are unchanged.
     """
     saved: list[str] = []
     try:
@@ -53,7 +53,7 @@ def _without_none(value: Any) -> Any:
 
 
 def find(name: str) -> Model | None:
-    """The newest model of a name in the store, or None."""
+    """Return the newest model with this name in the store, or None."""
     try:
         model: Model = bentoml.models.get(TAGS[name])
     except NotFound:
@@ -62,33 +62,35 @@ def find(name: str) -> Model | None:
 
 
 class TrigenModel(BentoModel):
-    """The newest model of a name, as an attribute of the service: what BentoML packs into the Bento and resolves when the
-    service starts. Where it is missing, the start ends with one line that says which command makes it.
+    """The newest model with a name, as a class attribute of the service.
+
+    BentoML packs it into the Bento and resolves it when the service starts. If it is missing, the start fails with one line that
+    names the command that trains it.
     """
 
     def __init__(self, name: str) -> None:
         super().__init__(f"{TAGS[name]}:latest")
 
     def resolve(self, *args: Any, **kwargs: Any) -> Model:
-        """See `BentoModel`; raises NotFound with the command that makes the model."""
-        self._demand()
+        """See `BentoModel`. Raises NotFound, which names the command that trains the model."""
+        self._require_stored()
         model: Model = super().resolve(*args, **kwargs)
         return model
 
     def to_info(self, *args: Any, **kwargs: Any) -> Any:
-        """See `BentoModel`; raises NotFound with the command that makes the model."""
-        self._demand()
+        """See `BentoModel`. Raises NotFound, which names the command that trains the model."""
+        self._require_stored()
         return super().to_info(*args, **kwargs)
 
-    def _demand(self) -> None:
+    def _require_stored(self) -> None:
         if self.stored is None:
-            raise NotFound(f"no {self.tag.name} in the model store: `make serve` or `python train.py --preset quickstart` makes it")
+            raise NotFound(f"no {self.tag.name} in the model store: run `make serve` or `python train.py --preset quickstart` to train it")
 
 
 def main() -> int:
-    """Say what the store holds: exit status 0 if all three models are there, else 1. `make serve` asks this."""
+    """Print which models are missing. Returns exit status 0 if none is; `make serve` relies on it."""
     missing = [tag for name, tag in TAGS.items() if find(name) is None]
-    print(f"not in the model store: {', '.join(missing)}" if missing else "the model store holds all three models")
+    print(f"missing from the model store: {', '.join(missing)}" if missing else "the model store holds all three models")
     return 1 if missing else 0
 
 

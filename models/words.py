@@ -1,4 +1,4 @@
-"""Words: a reversible tokenizer and a vocabulary by frequency, shared by the bigram and the LSTM."""
+"""A reversible word tokenizer and a vocabulary by frequency, shared by the bigram and the LSTM."""
 
 import json
 import math
@@ -13,65 +13,67 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import Prompt, Token, TokenScore, UnknownIds
+from models.base import Logprob, Prompt, PromptLogprobs, Token, UnknownIds
 from models.spelling import Spelling
 
-# A word (with an apostrophe inside it) or one other sign, each with the space before it; every other white space stands
-# alone. Each character matches one branch, so the tokens joined are the text.
+# A word (which may contain apostrophes) or a single sign, each with the space before it; any other white space is a token by itself.
+# Every character matches exactly one branch, so joining the tokens restores the text.
 _TOKEN = re.compile(r" ?\w+(?:['’]\w+)*| ?[^\w\s]|\s")
 
 BOUNDARY, UNKNOWN = 0, 1
-"""Ids of the two entries that are never generated: the boundary between texts, and any word outside the vocabulary (what such a word
-costs beyond that is `models/spelling.py`'s)."""
+"""Ids of the two entries that are never generated: the boundary between texts, and any word outside the vocabulary
+(`models/spelling.py` charges such a word for its spelling)."""
 
 
 def tokenize(text: str) -> list[str]:
-    """Split `text` so that `detokenize(tokenize(text)) == text` for every string.
+    """Split `text` into tokens such that `detokenize(tokenize(text)) == text` for every string.
 
-    The text is read as if a space stood before it, so that a word at its beginning is the same token as elsewhere.
+    A space is put in front of the text first, so that its first word is the same token as anywhere else.
     """
     return _TOKEN.findall(" " + text) if text else []
 
 
 def detokenize(tokens: Iterable[str]) -> str:
-    """The text that `tokenize` was given."""
+    """Return the text that `tokenize` split into `tokens`."""
     return "".join(tokens)[1:]
 
 
-async def join(prompt: str, words: AsyncGenerator[Token]) -> AsyncGenerator[Token]:
-    """Pass on `words` that continue `prompt`: after a prompt that ends with a space, the first leaves out its own.
-
-    However this ends, `words` is closed.
-    """
-    spaced = prompt.endswith(" ")
-    async with aclosing(words):
-        async for word in words:
-            yield _without_space(word) if spaced and word.count else word  # what stands for no word is the prompt itself
-            spaced = spaced and not word.count
-
-
-def _without_space(word: Token) -> Token:
-    return replace(word, text=word.text.removeprefix(" "), scores=without_first_space(word.scores))
-
-
-def without_first_space(scores: Sequence[TokenScore]) -> tuple[TokenScore, ...]:
-    """The scores of a text from its beginning, of whose first token the space is none of the text's."""
-    if not scores:
-        return ()
-    first = scores[0].text.removeprefix(" ")
-    top = tuple((word.removeprefix(" "), logprob) for word, logprob in scores[0].top)
-    return (replace(scores[0], text=first, characters=len(first), top=top), *scores[1:])
-
-
 def require_text(prompt: Prompt) -> str:
-    """The prompt of a word model, to which ids mean nothing that a client could know. Raises `UnknownIds`."""
+    """Return `prompt` if it is a text. Raises `UnknownIds` for ids: clients do not know the ids of a word model."""
     if not isinstance(prompt, str):
-        raise UnknownIds("a word model reads text, not ids")
+        raise UnknownIds("the word models accept text, not token ids")
     return prompt
 
 
+async def continue_spacing(prompt: str, words: AsyncGenerator[Token]) -> AsyncGenerator[Token]:
+    """Yield `words`, dropping the first word's leading space if `prompt` already ends with one. Closes `words` in any case."""
+    drop_space = prompt.endswith(" ")
+    async with aclosing(words):
+        async for word in words:
+            if drop_space:
+                drop_space = False
+                yield replace(word, text=word.text.removeprefix(" "), logprobs=_without_leading_space(word.logprobs))
+            else:
+                yield word
+
+
+def prompt_logprobs(logprobs: Sequence[Logprob]) -> PromptLogprobs:
+    """Return the log-probabilities of a prompt's words, without the space that `tokenize` put in front of the text."""
+    return PromptLogprobs(_without_leading_space(logprobs))
+
+
+def _without_leading_space(logprobs: Sequence[Logprob]) -> tuple[Logprob, ...]:
+    """Drop the leading space of the first token and of its alternatives."""
+    if not logprobs:
+        return ()
+    first, *rest = logprobs
+    text = first.text.removeprefix(" ")
+    top = tuple((word.removeprefix(" "), logprob) for word, logprob in first.top)
+    return (replace(first, text=text, characters=len(text), top=top), *rest)
+
+
 class Vocabulary:
-    """Words and their ids, the most frequent first; ids 0 and 1 are the boundary and the unknown word."""
+    """Words and their ids in order of falling frequency. Ids 0 and 1 are the boundary and the unknown word."""
 
     def __init__(self, words: list[str]) -> None:
         self.words = words
@@ -82,10 +84,10 @@ class Vocabulary:
 
     @classmethod
     def count(cls, texts: Iterable[list[str]], size: int) -> Self:
-        """The most frequent tokens of tokenized `texts`, `size - 2` at most; equal counts in alphabetical order.
+        """Keep up to `size - 2` of the most frequent tokens of tokenized `texts`; ties are broken alphabetically.
 
-        A word that occurs once is left out (unless no word occurs twice): how often such words come is what tells how often a word will
-        come that was never seen. Raises ValueError where there is no token at all.
+        Words that occur once are left out (unless no word occurs twice): they stand in for words that training never saw, so their
+        frequency estimates how often an unseen word will come. Raises ValueError if there is no token at all.
         """
         counts = Counter[str]()
         for tokens in texts:
@@ -96,38 +98,42 @@ class Vocabulary:
         return cls([word for word, _ in ranked[: size - 2]] or sorted(counts)[: size - 2])
 
     def encode(self, tokens: Iterable[str]) -> list[int]:
-        """The ids of `tokens`; a word outside the vocabulary becomes `UNKNOWN`."""
+        """Return the ids of `tokens`. A word outside the vocabulary becomes `UNKNOWN`."""
         return [self._ids.get(token, UNKNOWN) for token in tokens]
 
-    def stream(self, texts: Iterable[list[str]]) -> NDArray[np.int64]:
-        """The ids of tokenized `texts` in a row, each behind a boundary, and a boundary at the end."""
+    def encode_texts(self, texts: Iterable[list[str]]) -> NDArray[np.int64]:
+        """Return the ids of tokenized `texts` in one row, with a boundary before each text and at the end."""
         ids = [id for tokens in texts for id in (BOUNDARY, *self.encode(tokens))]
         return np.array([*ids, BOUNDARY], dtype=np.int64)
 
     def unknown(self, texts: Iterable[list[str]]) -> set[str]:
-        """The different tokens of tokenized `texts` that are outside the vocabulary."""
+        """Return the distinct tokens of tokenized `texts` that are outside the vocabulary."""
         return {token for tokens in texts for token in tokens if token not in self._ids}
 
     def word(self, id: int) -> str:
-        """The word of an id from 2 on, with its leading space."""
+        """Return the word of an id (2 or above), with its leading space."""
         return self.words[id - 2]
 
+    def logprob(self, word: str, logprobs: NDArray[np.floating], spelling: Spelling, top: int) -> Logprob:
+        """Pick the log-probability of `word` and its `top` alternatives from those of the whole vocabulary, shape (V,).
+
+        A word outside the vocabulary has the probability of the unknown word times that of its spelling.
+        """
+        id = self._ids.get(word, UNKNOWN)
+        logprob = float(logprobs[id])
+        if id == UNKNOWN:
+            logprob -= math.log(2) * float(spelling.bits([word])[0])
+        candidates = min(top + 2, len(logprobs))  # two more, because the boundary and the unknown word have no text
+        best = np.argpartition(-logprobs, candidates - 1)[:candidates]
+        best = best[np.argsort(-logprobs[best])]
+        named = [(self.word(int(other)), float(logprobs[other])) for other in best if other not in (BOUNDARY, UNKNOWN)]
+        return Logprob(word, len(word), logprob, tuple(named[:top]))
+
     def save(self, path: Path) -> None:
-        """Write the words as a JSON list, in the order of their ids."""
+        """Write the words as a JSON list in the order of their ids."""
         path.write_text(json.dumps(self.words, ensure_ascii=False), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote."""
+        """Read a vocabulary that `save` wrote."""
         return cls(json.loads(path.read_text(encoding="utf-8")))
-
-    def score(self, word: str, logprobs: NDArray[np.floating], spelling: Spelling, top: int) -> TokenScore:
-        """What a model thinks of `word`, from its log-probabilities of every word, shape (V,). A word outside the vocabulary costs its
-        spelling beyond the unknown word.
-        """
-        id = self._ids.get(word, UNKNOWN)
-        logprob = float(logprobs[id]) - (math.log(2) * float(spelling.bits([word])[0]) if id == UNKNOWN else 0.0)
-        most = min(top + 2, len(logprobs))  # two of them have no text
-        best = np.argpartition(-logprobs, most - 1)[:most]
-        named = [(self.word(int(at)), float(logprobs[at])) for at in best[np.argsort(-logprobs[best])] if at not in (BOUNDARY, UNKNOWN)]
-        return TokenScore(word, len(word), logprob, tuple(named[:top]))

@@ -1,4 +1,4 @@
-"""How an LLM generates: openvino.py on a CPU, transformers.py on CUDA and as the reference."""
+"""Engines, which generate text with an LLM: openvino.py on a CPU; transformers.py on CUDA, and on a CPU as the reference."""
 
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
@@ -10,83 +10,85 @@ from models.base import Prompt, SamplingParams, Token
 from models.engines.tokenization import ModelLimits
 
 MAX_LOGPROBS = 5
-"""Alternatives that a scorer names for each token."""
+"""Number of alternatives whose log-probabilities are computed for each token."""
 
-IdScore = tuple[float | None, list[tuple[int, float]]]
-"""The log-probability of a token, and the `MAX_LOGPROBS` most probable ids in its place with theirs, the best first. The first token of a
-text, before which nothing stands, has None and no alternatives.
-"""
+IdLogprob = tuple[float | None, list[tuple[int, float]]]
+"""The log-probability of a token, and the ids and log-probabilities of the `MAX_LOGPROBS` most probable tokens at its position, in
+descending order. The first token of a text has no predecessor: its entry is (None, [])."""
 
 
-class Scorer(Protocol):
-    """Reads one text from its beginning, piece by piece, and tells of each token what the model thinks of it in its place."""
+class LogprobReader(Protocol):
+    """Reads one text piece by piece, from its beginning, and computes the log-probability of each token."""
 
-    async def read(self, ids: Sequence[int]) -> list[IdScore]:
-        """The scores of the next tokens. Raises `EngineStopped`."""
+    async def read(self, ids: Sequence[int]) -> list[IdLogprob]:
+        """Return the log-probabilities of the next tokens of the text. Raises `EngineStopped`."""
         ...
 
     def close(self) -> None:
-        """Forget the text; what is being read is given up."""
+        """Drop the text and cancel a read in progress."""
         ...
 
 
 class Engine(Protocol):
-    """Runs one causal language model for many requests at once."""
+    """Runs one causal language model for many concurrent requests."""
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The model's."""
+        """The model's tokenizer."""
         ...
 
     @property
     def limits(self) -> ModelLimits:
-        """The model's context, and the tokens that end a text."""
+        """The model's context length and its end-of-text tokens."""
         ...
 
     @property
     def alive(self) -> bool:
-        """Whether it takes requests: not once it was closed or has failed."""
+        """Whether the engine accepts requests. False once it has been closed or has failed."""
         ...
 
     @property
     def running(self) -> int:
-        """Requests under way."""
+        """Number of requests in progress."""
         ...
 
     @property
     def steps(self) -> int:
-        """Forward passes so far."""
+        """Number of forward passes so far."""
         ...
 
     def stream(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Token]:
-        """As `TextModel.stream`, but `params.stop` and scores are not looked at, and `params.length` is not 0. The token that ends the text
-        is yielded too, with an empty text.
+        """Continue `prompt`: see `TextModel.stream`.
+
+        `params.length` must not be 0; `params.stop` and `params.logprobs` are left to the caller. The end-of-text token is yielded too,
+        with an empty text.
         """
         ...
 
-    def scorer(self) -> Scorer:
-        """A reader of one text."""
+    def logprob_reader(self) -> LogprobReader:
+        """Return a reader for one text."""
         ...
 
     def close(self) -> None:
-        """Stop working; requests under way raise `EngineStopped`."""
+        """Stop the engine. Requests in progress raise `EngineStopped`."""
         ...
 
 
 class EngineStopped(RuntimeError):
-    """The engine was closed or has failed; it takes no more requests."""
+    """The engine has been closed or has failed and accepts no more requests."""
 
 
 def load_engine(directory: Path, name: str = "auto", *, reproducible: bool = False) -> Engine:
-    """The engine for an LLM's artifact; `reproducible` makes the CPU engine compute so that a seed's text is the same in any company.
+    """Load an engine for the LLM artifact in `directory`.
 
-    `name` is `openvino`, `transformers`, or `auto`: transformers where there is a CUDA device and nothing need be reproducible, else
-    openvino. The two are imported only when chosen: neither must be installed to use the other. Raises ValueError for another name,
-    and where the transformers engine is asked to be reproducible.
+    `name` is `openvino`, `transformers` or `auto`, which takes transformers if there is a CUDA device and `reproducible` is not set, else
+    openvino. With `reproducible`, the CPU engine computes each request by itself, so that a seed's text does not depend on concurrent
+    requests. The packages of an engine are imported only when it is loaded, so either can be used without the other. Raises
+    ValueError for any other name, and for a reproducible transformers engine.
     """
     if name == "transformers" or (name == "auto" and not reproducible and _has_cuda()):
         if reproducible:
-            raise ValueError("the transformers engine promises no reproducible texts: take openvino")
+            raise ValueError("the transformers engine is not reproducible: use the openvino engine")
         from models.engines.transformers import TransformersEngine
 
         return TransformersEngine(directory)
@@ -99,7 +101,8 @@ def load_engine(directory: Path, name: str = "auto", *, reproducible: bool = Fal
 
 
 def _has_cuda() -> bool:
-    if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg")):  # else spare the seconds that importing torch takes
+    # Without a driver's device file there is no need to import torch, which takes seconds.
+    if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg")):
         return False
     try:
         import torch

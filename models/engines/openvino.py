@@ -1,4 +1,4 @@
-"""The CPU engine: openvino-genai's continuous batching, in a process of its own (`openvino_process.py`); this is the service's end."""
+"""The CPU engine: openvino-genai's continuous batching in a process of its own (`openvino_process.py`). This is the service's side."""
 
 import asyncio
 import contextlib
@@ -15,69 +15,80 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from models.base import Prompt, SamplingParams, Token
-from models.engines import EngineStopped, IdScore
-from models.engines.openvino_messages import Add, Cancel, Failure, OpenVINOConfig, Read, Ready, Report, Scores
+from models.engines import EngineStopped, IdLogprob
+from models.engines.openvino_messages import (
+    AddRequest,
+    Cancel,
+    Failure,
+    LogprobsReply,
+    OpenVINOConfig,
+    ReadLogprobs,
+    Ready,
+    StepReport,
+)
 from models.engines.tokenization import IncrementalDetokenizer, ModelLimits, encode, load_tokenizer
 
 logger = logging.getLogger("bentoml.trigen.engine")
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_SECONDS = 30
-"""How long the process may take to end."""
+EXIT_SECONDS = 30
+"""How long to wait for the process to exit before killing it."""
+FAILED = "the engine has failed; see the service's log"
+
+Event = Token | Exception
+"""The next item of a stream, or the exception that ends it."""
 
 
 @dataclass(eq=False)
-class _Waiting:
+class _PendingRequest:
+    """A request that waits for events."""
+
     loop: asyncio.AbstractEventLoop
     prompt: Prompt
     params: SamplingParams
-    events: asyncio.Queue[Token | Exception] = field(default_factory=asyncio.Queue)
-    text: IncrementalDetokenizer | None = None
-    """From when the process knows of it."""
-
-
-_Event = tuple[int, Token | Exception]
-"""What a request gets."""
+    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+    detokenizer: IncrementalDetokenizer | None = None
+    """Set once the prompt has been tokenized."""
 
 
 class OpenVINOEngine:
-    """Runs the artifact of an LLM: the IR that `training/export.py` made, and its tokenizer.
+    """Runs the artifact of an LLM: the IR that `training/export/openvino_ir.py` writes, and its tokenizer.
 
-    One thread listens to the process and hands tokens, as text, to the event loops that wait for them; another turns prompts into ids and
-    sends them. No event loop waits for a long prompt or for a pipe that is full, and neither does the process, which deals in ids alone.
+    One thread receives from the process, detokenizes, and delivers tokens to the event loops that wait for them. Another thread
+    tokenizes prompts and sends requests. So no event loop waits for a long prompt or a full pipe, and the process handles ids only.
     """
 
     def __init__(self, directory: Path, config: OpenVINOConfig = OpenVINOConfig()) -> None:
-        """Start the process and wait until the model is loaded. Raises EngineStopped where it cannot be."""
+        """Start the process and wait until it has loaded the model. Raises EngineStopped if it cannot."""
         self.steps, self.running = 0, 0
-        """Forward passes so far, and requests under way, as the process last said."""
+        """Forward passes so far and requests in progress, as last reported by the process."""
         self._ids = itertools.count()
         self._lock = threading.Lock()
-        self._waiting: dict[int, _Waiting] = {}
-        self._reading: dict[int, asyncio.Future[list[IdScore]]] = {}
-        self._stopped: str | None = None
-        self._outbox: queue.SimpleQueue[tuple[int, _Waiting] | Read | Cancel | None] = queue.SimpleQueue()
+        self._requests: dict[int, _PendingRequest] = {}
+        self._reads: dict[int, asyncio.Future[list[IdLogprob]]] = {}
+        self._stop_reason: str | None = None
+        self._outbox: queue.SimpleQueue[tuple[int, _PendingRequest] | ReadLogprobs | Cancel | None] = queue.SimpleQueue()
         self.tokenizer, self.limits = load_tokenizer(directory), ModelLimits(directory)
         self._connection, theirs = multiprocessing.Pipe()
         command = [sys.executable, "-m", "models.engines.openvino_process", str(theirs.fileno())]
-        with theirs:  # a group of its own: Ctrl-C is for the service, which then answers what it has begun
+        with theirs:  # a process group of its own: Ctrl-C must only reach the service, which drains its requests first
             self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], process_group=0)
-        self._begin(directory.resolve(), config)
-        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._listen, self._send)]
+        self._wait_until_ready(directory.resolve(), config)
+        self._threads = [threading.Thread(target=target, daemon=True) for target in (self._receive_loop, self._send_loop)]
         for thread in self._threads:
             thread.start()
 
     @property
     def alive(self) -> bool:
         """See `Engine`."""
-        return self._stopped is None
+        return self._stop_reason is None
 
     async def stream(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Token]:
         """See `Engine`."""
-        id, request = next(self._ids), _Waiting(asyncio.get_running_loop(), prompt, params)
-        with self._lock:  # so that no request arrives after those that wait were failed
-            if self._stopped:
-                raise EngineStopped(self._stopped)
-            self._waiting[id] = request
+        id, request = next(self._ids), _PendingRequest(asyncio.get_running_loop(), prompt, params)
+        with self._lock:  # a request registered after `_stop` would wait for ever
+            if self._stop_reason:
+                raise EngineStopped(self._stop_reason)
+            self._requests[id] = request
         self._outbox.put((id, request))
         try:
             while True:
@@ -88,177 +99,178 @@ class OpenVINOEngine:
                 if event.finish_reason:
                     return
         finally:
-            self._forget(id)
+            self._cancel(id)
 
-    def scorer(self) -> "OpenVINOScorer":
+    def logprob_reader(self) -> "OpenVINOLogprobReader":
         """See `Engine`."""
-        return OpenVINOScorer(self, next(self._ids))
+        return OpenVINOLogprobReader(self, next(self._ids))
 
-    async def read(self, id: int, ids: list[int]) -> list[IdScore]:
-        """What `OpenVINOScorer.read` asks the process."""
-        scores: asyncio.Future[list[IdScore]] = asyncio.get_running_loop().create_future()
+    async def read_logprobs(self, id: int, ids: list[int]) -> list[IdLogprob]:
+        """Read the next tokens of the text with this id; for `OpenVINOLogprobReader`."""
+        reply: asyncio.Future[list[IdLogprob]] = asyncio.get_running_loop().create_future()
         with self._lock:
-            if self._stopped:
-                raise EngineStopped(self._stopped)
-            self._reading[id] = scores
-        self._outbox.put(Read(id, ids))
-        return await scores
+            if self._stop_reason:
+                raise EngineStopped(self._stop_reason)
+            self._reads[id] = reply
+        self._outbox.put(ReadLogprobs(id, ids))
+        return await reply
 
-    def forget(self, id: int) -> None:
-        """What `OpenVINOScorer.close` asks the process."""
+    def cancel_read(self, id: int) -> None:
+        """Drop the text with this id; for `OpenVINOLogprobReader`."""
         with self._lock:
-            self._reading.pop(id, None)
+            self._reads.pop(id, None)
         self._outbox.put(Cancel(id))
 
     def close(self) -> None:
         """See `Engine`."""
         self._stop("the engine was closed")
         self._outbox.put(None)
-        self._end()
+        self._wait_for_exit()
         for thread in self._threads:
             thread.join()
         self._connection.close()
 
-    def _begin(self, directory: Path, config: OpenVINOConfig) -> None:
+    def _wait_until_ready(self, directory: Path, config: OpenVINOConfig) -> None:
         try:
             self._connection.send((directory, config))
-            first = self._connection.recv()
+            reply = self._connection.recv()
         except (EOFError, OSError):
-            first = Failure(f"its process ended with {self._end()}")
-        if isinstance(first, Ready):
+            reply = Failure(f"its process exited with status {self._wait_for_exit()}")
+        if isinstance(reply, Ready):
             return
-        self._end()
+        self._wait_for_exit()
         self._connection.close()
-        raise EngineStopped(f"the engine cannot start: {first.message}")
+        raise EngineStopped(f"the engine cannot start: {reply.message}")
 
-    def _end(self) -> int:
-        """Wait for the process, but not for ever; its exit status."""
+    def _wait_for_exit(self) -> int:
+        """Wait for the process to exit, kill it if it does not, and return its exit status."""
         try:
-            return self._process.wait(PATIENCE_SECONDS)
+            return self._process.wait(EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
 
-    def _send(self) -> None:
+    def _send_loop(self) -> None:
         try:
             while (message := self._outbox.get()) is not None:
                 if isinstance(message, tuple):
-                    self._add(*message)
+                    self._send_request(*message)
                 else:
                     self._connection.send(message)
             self._connection.send(None)
         except OSError:
-            pass  # the process has ended: `_listen` tells those who wait
-        except Exception:  # whatever it was: nobody must wait for a thread that has ended
+            pass  # the process has exited: `_receive_loop` fails the pending requests
+        except Exception:  # without this thread every new request would wait for ever
             logger.exception("the engine has failed")
-            self._stop("the engine has failed; the service's log says why")
+            self._stop(FAILED)
 
-    def _add(self, id: int, request: _Waiting) -> None:
+    def _send_request(self, id: int, request: _PendingRequest) -> None:
         try:
             ids = encode(self.tokenizer, request.prompt)
             self.limits.check(len(ids), request.params.length)
-            request.text = IncrementalDetokenizer(self.tokenizer, ids, self.limits.eos)
-        except Exception as error:  # `PromptTooLong`, or a text that is none: no other request is concerned
+            request.detokenizer = IncrementalDetokenizer(self.tokenizer, ids, self.limits.eos)
+        except Exception as error:  # `PromptTooLong`, or not valid Unicode: affects this request only
             self._deliver([(id, error)])
             return
-        self._connection.send(Add(id, ids, request.params, self.limits.eos))
+        self._connection.send(AddRequest(id, ids, request.params, self.limits.eos))
 
-    def _listen(self) -> None:
-        failure = "its process has ended"
+    def _receive_loop(self) -> None:
+        failure = "its process has exited"
         try:
             while not isinstance(message := self._connection.recv(), Failure):
-                if isinstance(message, Scores):
-                    self._scored(message)
+                if isinstance(message, LogprobsReply):
+                    self._deliver_logprobs(message)
                 else:
-                    self._report(message)
+                    self._deliver_report(message)
             failure = message.message
         except (EOFError, OSError):
             pass
-        finally:  # whatever it was: nobody must wait for a thread that has ended
-            closed = self._stopped
-            self._stop("the engine has failed; the service's log says why")
+        finally:  # without this thread every request would wait for ever
+            closed = not self.alive
+            self._stop(FAILED)
             self._outbox.put(None)
             if not closed:
-                logger.error("the engine has failed: %s (exit status %s)", failure, self._end())
+                logger.error("the engine has failed: %s (exit status %s)", failure, self._wait_for_exit())
 
-    def _scored(self, message: Scores) -> None:
+    def _deliver_logprobs(self, reply: LogprobsReply) -> None:
         with self._lock:
-            scores = self._reading.pop(message.id, None)
-        if scores:
-            _settle(scores, RuntimeError(message.scores) if isinstance(message.scores, str) else message.scores)
+            future = self._reads.pop(reply.id, None)
+        if future:
+            _resolve(future, RuntimeError(reply.logprobs) if isinstance(reply.logprobs, str) else reply.logprobs)
 
-    def _report(self, report: Report) -> None:
+    def _deliver_report(self, report: StepReport) -> None:
         self.steps, self.running = report.steps, report.running
-        events: list[_Event] = [(id, RuntimeError(failure)) for id, failure in report.failures]
-        for id, ids, logprob, reason in report.generated:
-            request = self._waiting.get(id)
-            if request and request.text:
-                events.append((id, request.text.token(ids, logprob if request.params.logprobs else None, reason)))
+        events: list[tuple[int, Event]] = [(id, RuntimeError(reason)) for id, reason in report.failures]
+        for output in report.outputs:
+            request = self._requests.get(output.id)
+            if request and request.detokenizer:
+                logprob = output.cumulative_logprob if request.params.cumulative_logprob else None
+                events.append((output.id, request.detokenizer.token(output.ids, logprob, output.finish_reason)))
         self._deliver(events)
 
-    def _deliver(self, events: Sequence[_Event]) -> None:
-        """Hand events to those who wait: once for each event loop. The last token ends a request, and so does an exception."""
-        deliveries: dict[asyncio.AbstractEventLoop, list[tuple[int, _Waiting, Token | Exception]]] = defaultdict(list)
+    def _deliver(self, events: Sequence[tuple[int, Event]]) -> None:
+        """Deliver events to requests by id, with one call to each event loop. The last token or an exception ends a request."""
+        deliveries: dict[asyncio.AbstractEventLoop, list[tuple[int, _PendingRequest, Event]]] = defaultdict(list)
         with self._lock:
             for id, event in events:
-                if request := self._waiting.get(id):
+                if request := self._requests.get(id):
                     deliveries[request.loop].append((id, request, event))
                     if isinstance(event, Exception) or event.finish_reason:
-                        del self._waiting[id]
+                        del self._requests[id]
         for loop, delivery in deliveries.items():
             try:
-                loop.call_soon_threadsafe(_put, [(request.events, event) for _, request, event in delivery])
+                loop.call_soon_threadsafe(_put_events, [(request.events, event) for _, request, event in delivery])
             except RuntimeError:  # the event loop is closed: nobody waits any more
                 for id, _, _ in delivery:
-                    self._forget(id)
+                    self._cancel(id)
 
-    def _forget(self, id: int) -> None:
-        """Cancel a request, unless it has ended."""
+    def _cancel(self, id: int) -> None:
+        """Cancel a request unless it has ended."""
         with self._lock:
-            if self._waiting.pop(id, None):
+            if self._requests.pop(id, None):
                 self._outbox.put(Cancel(id))
 
     def _stop(self, reason: str) -> None:
-        """Refuse requests from now on, and fail those that wait."""
+        """Reject new requests and fail the pending ones."""
         with self._lock:
-            self._stopped = self._stopped or reason
-            failed = [(id, EngineStopped(self._stopped)) for id in self._waiting]
-            reading, self._reading = self._reading, {}
-        self._deliver(failed)
-        for scores in reading.values():
-            _settle(scores, EngineStopped(self._stopped))
+            self._stop_reason = self._stop_reason or reason
+            failures = [(id, EngineStopped(self._stop_reason)) for id in self._requests]
+            reads, self._reads = self._reads, {}
+        self._deliver(failures)
+        for future in reads.values():
+            _resolve(future, EngineStopped(self._stop_reason))
 
 
-class OpenVINOScorer:
-    """See `Scorer`."""
+class OpenVINOLogprobReader:
+    """See `LogprobReader`."""
 
     def __init__(self, engine: OpenVINOEngine, id: int) -> None:
         self._engine, self._id = engine, id
 
-    async def read(self, ids: Sequence[int]) -> list[IdScore]:
-        """See `Scorer`."""
-        return await self._engine.read(self._id, list(ids)) if ids else []
+    async def read(self, ids: Sequence[int]) -> list[IdLogprob]:
+        """See `LogprobReader`."""
+        return await self._engine.read_logprobs(self._id, list(ids)) if ids else []
 
     def close(self) -> None:
-        """See `Scorer`."""
-        self._engine.forget(self._id)
+        """See `LogprobReader`."""
+        self._engine.cancel_read(self._id)
 
 
-def _settle(waiting: "asyncio.Future[list[IdScore]]", outcome: list[IdScore] | Exception) -> None:
-    """Give what was waited for to its event loop, from any thread."""
+def _resolve(future: "asyncio.Future[list[IdLogprob]]", outcome: list[IdLogprob] | Exception) -> None:
+    """Set the future's result or exception from any thread."""
 
-    def settle() -> None:
-        if waiting.done():
+    def resolve() -> None:
+        if future.done():
             return
         if isinstance(outcome, Exception):
-            waiting.set_exception(outcome)
+            future.set_exception(outcome)
         else:
-            waiting.set_result(outcome)
+            future.set_result(outcome)
 
     with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody waits any more
-        waiting.get_loop().call_soon_threadsafe(settle)
+        future.get_loop().call_soon_threadsafe(resolve)
 
 
-def _put(deliveries: list[tuple[asyncio.Queue[Token | Exception], Token | Exception]]) -> None:
+def _put_events(deliveries: list[tuple[asyncio.Queue[Event], Event]]) -> None:
     for events, event in deliveries:
         events.put_nowait(event)

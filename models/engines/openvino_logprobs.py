@@ -1,6 +1,7 @@
-"""Scores of given tokens, in the engine's process: openvino-genai's pipeline names no alternatives, so the IR is run by itself.
+"""Log-probabilities of given tokens, computed in the engine's process.
 
-The arithmetic is fp32 (`EXACT`), of the int8 weights that are served: the scores of a text are the same whatever else is computed.
+openvino-genai's pipeline does not return alternatives, so the IR runs beside it. The arithmetic is fp32 (`EXACT`) with the int8 weights
+that generate, so a text's log-probabilities do not depend on concurrent requests.
 """
 
 from collections import deque
@@ -12,25 +13,25 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
-from models.engines import MAX_LOGPROBS, IdScore
-from models.engines.openvino_messages import EXACT, Read, Scores
+from models.engines import MAX_LOGPROBS, IdLogprob
+from models.engines.openvino_messages import EXACT, LogprobsReply, ReadLogprobs
 
 
 @dataclass(eq=False)
 class _Text:
-    """One that is being read: the key-value cache is the request's state."""
+    """A text that is being read. The state of `request` is its key-value cache."""
 
     request: ov.InferRequest
     last: int | None = None
-    """The token that is not computed yet: its successor's score comes of it."""
+    """The last token read. The model has not computed it yet: that happens together with its successor's log-probability."""
     computed: int = 0
-    """How many are."""
-    waiting: list[int] = field(default_factory=list)
-    scores: list[IdScore] = field(default_factory=list)
+    """Number of tokens in the key-value cache."""
+    pending: list[int] = field(default_factory=list)
+    logprobs: list[IdLogprob] = field(default_factory=list)
 
 
-class Scoring:
-    """The texts that are being read; each `step` computes a piece of one."""
+class LogprobModel:
+    """The texts that are being read. Each `step` computes a chunk of one of them, in turn."""
 
     def __init__(self, directory: Path, step_tokens: int) -> None:
         self._directory, self._step_tokens = directory, step_tokens
@@ -39,29 +40,30 @@ class Scoring:
 
     @cached_property
     def _model(self) -> ov.CompiledModel:
-        """Compiled when the first text comes: few services are ever asked."""
+        """The model, compiled for the first text: most services never need it."""
         core = ov.Core()
-        return core.compile_model(_scoring(core.read_model(self._directory / "openvino/openvino_model.xml")), "CPU", dict(EXACT.properties))
+        ir = core.read_model(self._directory / "openvino/openvino_model.xml")
+        return core.compile_model(_with_logprob_outputs(ir), "CPU", dict(EXACT.properties))
 
     @property
     def idle(self) -> bool:
-        """Whether a step would do nothing."""
+        """Whether a step would have nothing to do."""
         return not self._queue
 
-    def add(self, message: Read) -> None:
-        """Take in what comes next of a text."""
+    def add(self, message: ReadLogprobs) -> None:
+        """Queue the next tokens of a text."""
         if message.id not in self._texts:
             self._texts[message.id] = _Text(self._model.create_infer_request())
         text = self._texts[message.id]
-        text.waiting = message.ids
+        text.pending = message.ids
         self._queue.append(message.id)
 
-    def forget(self, id: int) -> None:
-        """Drop a text, if there is one."""
+    def cancel(self, id: int) -> None:
+        """Drop a text if it exists."""
         self._texts.pop(id, None)
 
-    def step(self) -> Scores | None:
-        """Compute a piece of the text whose turn it is; give its scores once all of what it was given is read."""
+    def step(self) -> LogprobsReply | None:
+        """Compute a chunk of the next text in the queue. Returns the reply once all tokens of its message are computed."""
         if not self._queue:
             return None
         id = self._queue.popleft()
@@ -69,21 +71,24 @@ class Scoring:
         if text is None:
             return None
         try:
-            piece, text.waiting = text.waiting[: self._step_tokens], text.waiting[self._step_tokens :]
-            text.scores += _read(text, piece)
-        except Exception as error:  # no other request is concerned
-            self.forget(id)
-            return Scores(id, str(error))
-        if text.waiting:
+            chunk, text.pending = text.pending[: self._step_tokens], text.pending[self._step_tokens :]
+            text.logprobs += _compute(text, chunk)
+        except Exception as error:  # affects this text only
+            self.cancel(id)
+            return LogprobsReply(id, str(error))
+        if text.pending:
             self._queue.append(id)
             return None
-        scores, text.scores = text.scores, []
-        return Scores(id, scores)
+        logprobs, text.logprobs = text.logprobs, []
+        return LogprobsReply(id, logprobs)
 
 
-def _scoring(model: ov.Model) -> ov.Model:
-    """The model with another input, `targets`, shape (1, tokens), the token that follows each; and instead of logits the log-probability of
-    each target, shape (1, tokens), and the most probable tokens' log-probabilities and ids, shape (1, tokens, `MAX_LOGPROBS`).
+def _with_logprob_outputs(model: ov.Model) -> ov.Model:
+    """Replace the model's logits by log-probabilities.
+
+    The result has another input, `targets`, shape (1, tokens): the token that follows each input token. Its outputs are the
+    log-probability of each target, shape (1, tokens), and the log-probabilities and ids of the most probable tokens, shape
+    (1, tokens, `MAX_LOGPROBS`).
     """
     targets = ops.parameter([1, -1], ov.Type.i64, name="targets")
     targets.output(0).get_tensor().add_names({"targets"})
@@ -94,23 +99,25 @@ def _scoring(model: ov.Model) -> ov.Model:
     return ov.Model(results, model.get_sinks(), [*model.get_parameters(), targets])
 
 
-def _read(text: _Text, piece: list[int]) -> list[IdScore]:
-    """Compute what precedes each token of `piece`."""
-    beginning: list[IdScore] = [(None, [])] if text.last is None else []
-    targets = piece[len(beginning) :]
-    ids = [*piece[:-1]] if text.last is None else [text.last, *piece[:-1]]
-    text.last = piece[-1]
+def _compute(text: _Text, chunk: list[int]) -> list[IdLogprob]:
+    """Return the log-probabilities of the tokens in `chunk`, which follow the text read so far."""
+    is_first = text.last is None
+    first: list[IdLogprob] = [(None, [])] if is_first else []
+    targets = chunk[1:] if is_first else chunk
+    inputs = chunk[:-1] if text.last is None else [text.last, *chunk[:-1]]
+    text.last = chunk[-1]
     if not targets:
-        return beginning
-    end = text.computed + len(ids)
-    inputs = {
-        "input_ids": np.array([ids]),
-        "attention_mask": np.ones((1, end), np.int64),
-        "position_ids": np.arange(text.computed, end)[None],
-        "beam_idx": np.zeros(1, np.int32),
-        "targets": np.array([targets]),
-    }
-    text.request.infer(inputs)
+        return first
+    end = text.computed + len(inputs)
+    text.request.infer(
+        {
+            "input_ids": np.array([inputs]),
+            "attention_mask": np.ones((1, end), np.int64),
+            "position_ids": np.arange(text.computed, end)[None],
+            "beam_idx": np.zeros(1, np.int32),
+            "targets": np.array([targets]),
+        }
+    )
     text.computed = end
-    chosen, best, best_ids = (text.request.get_output_tensor(n).data[0].tolist() for n in range(3))
-    return beginning + [(logprob, list(zip(*top, strict=True))) for logprob, *top in zip(chosen, best_ids, best, strict=True)]
+    chosen, best, best_ids = (text.request.get_output_tensor(output).data[0].tolist() for output in range(3))
+    return first + [(logprob, list(zip(ids, values, strict=True))) for logprob, ids, values in zip(chosen, best_ids, best, strict=True)]

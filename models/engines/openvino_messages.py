@@ -1,36 +1,36 @@
-"""What the service and the engine's process (`openvino.py`, `openvino_process.py`) say to each other."""
+"""The messages between the service and the engine's process (`openvino.py` and `openvino_process.py`)."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from models.base import FinishReason, SamplingParams
-from models.engines import IdScore
+from models.engines import IdLogprob
 
 
 @dataclass(frozen=True)
 class OpenVINOConfig:
-    """How the pipeline computes."""
+    """The settings of the pipeline."""
 
     cache_gb: int = 1
-    """Memory of the key-value cache."""
+    """Memory for the key-value cache, in GB."""
     prefix_caching: bool = True
-    """Many questions on one passage read it once."""
+    """Reuse the cache of a common prefix, so that many questions about one passage read it once."""
     step_tokens: int = 256
-    """Tokens of a step at most: a long prompt is read in pieces, between which the others go on."""
+    """Maximum number of tokens in a step. A longer prompt is read in chunks, and other requests advance in between."""
     one_at_a_time: bool = False
-    """Requests wait for each other, in the order in which they came, and a prompt is read in one step."""
+    """Run requests one after the other, in order of arrival, and read each prompt in one step."""
     properties: tuple[tuple[str, str], ...] = ()
-    """Of OpenVINO's CPU plugin, by name; what is not given it chooses by itself: bf16 arithmetic where the processor has it."""
+    """Properties of OpenVINO's CPU plugin, by name. The plugin chooses the others, such as bf16 arithmetic if the processor has it."""
 
 
 EXACT = OpenVINOConfig(
     properties=(("INFERENCE_PRECISION_HINT", "f32"), ("KV_CACHE_PRECISION", "f32"), ("DYNAMIC_QUANTIZATION_GROUP_SIZE", "0"))
 )
-"""Arithmetic, cache and activations in fp32: what the reference gives."""
+"""Arithmetic, cache and activations in fp32, like the reference."""
 
 REPRODUCIBLE = OpenVINOConfig(one_at_a_time=True, prefix_caching=False)
-"""Each request is computed as if there were no other: neither a batch nor a cache that another one filled changes how its numbers are
-rounded. No precision promises that (`benchmarks/reproducibility.py`).
-"""
+"""Each request is computed by itself: neither a batch nor a cache filled by another request changes how its numbers are rounded. No
+precision alone guarantees that (`benchmarks/reproducibility.py`)."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,19 @@ class Ready:
 
 
 @dataclass(frozen=True)
-class Add:
-    """A request joins at the next step."""
+class AddRequest:
+    """Start a request at the next step."""
 
     id: int
     prompt: list[int]
     params: SamplingParams
     eos: frozenset[int]
-    """Tokens that end the text."""
+    """End-of-text tokens."""
 
 
 @dataclass(frozen=True)
-class Read:
-    """A text to be scored goes on, or begins."""
+class ReadLogprobs:
+    """Compute the log-probabilities of the next tokens of a text. The first message with an id starts a text."""
 
     id: int
     ids: list[int]
@@ -59,39 +59,45 @@ class Read:
 
 @dataclass(frozen=True)
 class Cancel:
-    """A request leaves at the next step; a text to be scored is forgotten."""
+    """Drop a request at the next step, or a text whose log-probabilities are being read."""
 
     id: int
 
 
-Generated = tuple[int, list[int], float, FinishReason | None]
-"""The request, its next ids, their log-probability (0 where it was not asked for), and what ends the text with them."""
+class Output(NamedTuple):
+    """New tokens of a request."""
+
+    id: int
+    ids: list[int]
+    cumulative_logprob: float
+    """Sum of the tokens' log-probabilities; 0 unless the request asks for it."""
+    finish_reason: FinishReason | None
 
 
 @dataclass(frozen=True)
-class Report:
-    """What came of steps."""
+class StepReport:
+    """The results of one or more steps."""
 
     steps: int
-    """Since the beginning."""
+    """Number of steps since the start of the process."""
     running: int
-    """Requests that go on."""
-    generated: list[Generated]
+    """Number of requests in progress."""
+    outputs: list[Output]
     failures: list[tuple[int, str]]
-    """Requests that have ended so, and why."""
+    """Ids of requests that failed, with the reasons."""
 
 
 @dataclass(frozen=True)
-class Scores:
-    """What came of a `Read`."""
+class LogprobsReply:
+    """The reply to a `ReadLogprobs`."""
 
     id: int
-    scores: list[IdScore] | str
-    """Of its ids; or why it failed."""
+    logprobs: list[IdLogprob] | str
+    """One entry for each token, or the reason of a failure."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """The process ends."""
+    """The process failed and is ending."""
 
     message: str

@@ -1,11 +1,11 @@
-"""The process in which openvino-genai batches: `python -m models.engines.openvino_process FD`, started by `openvino.py`.
+"""The process that runs openvino-genai: `python -m models.engines.openvino_process FD`, started by `openvino.py`.
 
-`ContinuousBatchingPipeline.step()` holds the interpreter's lock (openvino-genai 2026.4): in the service's own process nothing else would
-be answered for the length of a step. Here a failure, be it a crash, stays out of the service too.
+`ContinuousBatchingPipeline.step()` holds Python's global interpreter lock (openvino-genai 2026.4). In the service's own process, nothing
+else would be answered during a step. A process of its own also keeps a crash out of the service.
 
-FD is a connection. What comes first are the directory and the configuration; then `Add`, `Read` and `Cancel`, and None to end. What goes
-back is `Ready` or `Failure`, then a `Report` whenever there is something to tell, `Scores` for each `Read`, and a `Failure` in the end if
-there was one.
+FD is the file descriptor of a connection. The service first sends the artifact's directory and the configuration, and then `AddRequest`,
+`ReadLogprobs` and `Cancel` messages, and finally None. The process replies with `Ready` or `Failure`, then with a `StepReport` whenever
+there are new tokens to deliver and a `LogprobsReply` for each `ReadLogprobs`, and with a `Failure` if it fails.
 """
 
 import json
@@ -24,194 +24,214 @@ import openvino_genai as genai
 from openvino_genai.py_openvino_genai import GenerationHandle
 
 from models.base import FinishReason, SamplingParams
-from models.engines.openvino_logprobs import Scoring
-from models.engines.openvino_messages import Add, Cancel, Failure, Generated, OpenVINOConfig, Read, Ready, Report, Scores
+from models.engines.openvino_logprobs import LogprobModel
+from models.engines.openvino_messages import (
+    AddRequest,
+    Cancel,
+    Failure,
+    LogprobsReply,
+    OpenVINOConfig,
+    Output,
+    ReadLogprobs,
+    Ready,
+    StepReport,
+)
 from models.engines.tokenization import ModelLimits
+
+FULL_RATE_REQUESTS = 12
+"""Up to this many requests are flushed at the interval that they ask for. With more, the intervals grow in proportion: otherwise messages
+would take a growing share of the processors that generate, while each request gets fewer tokens anyway."""
 
 
 def load_pipeline(directory: Path, config: OpenVINOConfig) -> genai.ContinuousBatchingPipeline:
-    """openvino-genai's pipeline on the IR of an artifact.
+    """Load openvino-genai's pipeline on the IR of an artifact.
 
-    Where the weights are int8, activations become int8 too before they meet them, each group of a row by its own scale. OpenVINO's groups
-    of 32 cost a quarter of the speed of groups that are as wide as can be.
+    Before a product with int8 weights, activations are quantized to int8 as well, in groups that share a scale. Groups as wide as the
+    model allows make that a quarter faster than OpenVINO's default of 32.
     """
     scheduler = genai.SchedulerConfig()
     scheduler.cache_size = config.cache_gb
     scheduler.enable_prefix_caching = config.prefix_caching
     scheduler.max_num_batched_tokens = config.step_tokens
-    if config.one_at_a_time:  # with split prompts, openvino-genai 2026.4 does not look at max_num_seqs
+    if config.one_at_a_time:  # openvino-genai 2026.4 ignores max_num_seqs under dynamic_split_fuse
         scheduler.dynamic_split_fuse, scheduler.max_num_seqs = False, 1
         scheduler.max_num_batched_tokens = ModelLimits(directory).context_length
-    properties = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": str(activation_group(directory))} | dict(config.properties)
+    properties = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": str(activation_group_size(directory))} | dict(config.properties)
     return genai.ContinuousBatchingPipeline(directory / "openvino", scheduler, "CPU", properties, {})
 
 
-def activation_group(directory: Path) -> int:
-    """The widest group that all matrix products of a model can have."""
+def activation_group_size(directory: Path) -> int:
+    """Return the largest group size that divides the width of every matrix product of a model."""
     config = json.loads((directory / "config.json").read_text())
     width = config.get("hidden_size") or config["n_embd"]
     return math.gcd(width, config.get("intermediate_size") or config.get("n_inner") or 4 * width)
 
 
 def generation_config(params: SamplingParams, eos: frozenset[int]) -> genai.GenerationConfig:
-    """What `params` are for openvino-genai; one of `eos` ends the text. Stop strings are not its business."""
-    config = genai.GenerationConfig(max_new_tokens=params.length, stop_token_ids=set(eos), logprobs=int(params.logprobs))
+    """Translate `params` for openvino-genai. A token in `eos` ends the text; stop strings are left to the service."""
+    config = genai.GenerationConfig(max_new_tokens=params.length, stop_token_ids=set(eos), logprobs=int(params.cumulative_logprob))
     if not params.greedy:
         config.do_sample = True
         config.temperature, config.rng_seed = params.temperature, params.seed
-        config.top_p = max(params.top_p, float(np.finfo(np.float32).tiny))  # what it holds as a float32 must not become 0
+        config.top_p = max(params.top_p, float(np.finfo(np.float32).tiny))  # as a float32, it must not round to 0
         if params.top_k:
             config.top_k = params.top_k
     return config
 
 
-UNHURRIED = 12
-"""Requests that are told of as often as they want to be. Of more each is told less often, in proportion: else what is sent to
-each would take a growing share of the processors that generate, while each gets fewer tokens anyway.
-"""
-
-
-@dataclass(eq=False)
-class _Request:
-    """One that is under way, and what it has generated since it was last told of."""
-
-    handle: GenerationHandle
-    interval: float
-    told: float | None
-    """When it was last told of; None: the first token is told of at once."""
-    ids: list[int] = field(default_factory=list)
-    logprob: float = 0.0
-    finish_reason: FinishReason | None = None
-
-    def read(self) -> None:
-        """Take what is there."""
-        while self.handle.can_read():
-            for output in self.handle.read().values():
-                self.ids += output.generated_ids
-                self.logprob += sum(output.generated_log_probs)
-                self.finish_reason = _FINISH.get(output.finish_reason)
-        status = self.handle.get_status()
-        if not self.finish_reason and status != genai.GenerationStatus.RUNNING:
-            raise RuntimeError(f"openvino-genai gave the request up ({status.name}): the key-value cache may be full")
-
-    def due(self, now: float, pace: float) -> bool:
-        """Whether it has something to tell that does not wait: its first token, its end, and what is there at every `pace`-th interval of
-        the clock, at which all of the same interval are told of together: one message wakes the service once.
-        """
-        if self.finish_reason:
-            return True
-        if not self.ids or self.told is None or not self.interval:
-            return bool(self.ids)
-        return now // (pace * self.interval) > self.told // (pace * self.interval)
-
-    def tell(self, id: int, now: float) -> Generated:
-        """What it has generated, which begins anew."""
-        generated = id, self.ids, self.logprob, self.finish_reason
-        self.ids, self.logprob, self.told = [], 0.0, now
-        return generated
-
-
-_FINISH: dict[genai.GenerationFinishReason, FinishReason] = {
+_FINISH_REASONS: dict[genai.GenerationFinishReason, FinishReason] = {
     genai.GenerationFinishReason.LENGTH: "length",
     genai.GenerationFinishReason.STOP: "stop",
 }
 
 
+@dataclass(eq=False)
+class _RunningRequest:
+    """A request in progress, and its tokens since the last flush."""
+
+    id: int
+    handle: GenerationHandle
+    flush_interval: float
+    """Seconds between flushes; 0 flushes at every step, and infinity only at the end."""
+    last_flush: float | None
+    """Time of the last flush. None before the first one, which is never delayed."""
+    ids: list[int] = field(default_factory=list)
+    cumulative_logprob: float = 0.0
+    finish_reason: FinishReason | None = None
+
+    def read_tokens(self) -> None:
+        """Collect the tokens that the last step generated. Raises RuntimeError if openvino-genai has dropped the request."""
+        while self.handle.can_read():
+            for output in self.handle.read().values():
+                self.ids += output.generated_ids
+                self.cumulative_logprob += sum(output.generated_log_probs)
+                self.finish_reason = _FINISH_REASONS.get(output.finish_reason)
+        status = self.handle.get_status()
+        if not self.finish_reason and status != genai.GenerationStatus.RUNNING:
+            raise RuntimeError(f"openvino-genai dropped the request ({status.name}): the key-value cache may be full")
+
+    def should_flush(self, now: float, slowdown: float) -> bool:
+        """Whether to send the collected tokens now.
+
+        The clock is divided into intervals, so that all streams with the same interval flush together and one message wakes the service
+        once. The first token and the end of a text are flushed at once.
+        """
+        if self.finish_reason:
+            return True
+        if not self.ids or self.last_flush is None or not self.flush_interval:
+            return bool(self.ids)
+        interval = slowdown * self.flush_interval
+        return now // interval > self.last_flush // interval
+
+    def flush(self, now: float) -> Output:
+        """Return the collected tokens and start collecting anew."""
+        output = Output(self.id, self.ids, self.cumulative_logprob, self.finish_reason)
+        self.ids, self.cumulative_logprob, self.last_flush = [], 0.0, now
+        return output
+
+
 class Batch:
-    """The requests under way, and the pipeline that steps them together."""
+    """The requests in progress and the pipeline that advances them together."""
 
     def __init__(self, directory: Path, config: OpenVINOConfig) -> None:
         self._pipeline = load_pipeline(directory, config)
-        self._requests: dict[int, _Request] = {}
-        self._steps, self._told = 0, 0
+        self._requests: dict[int, _RunningRequest] = {}
+        self._steps, self._reported_running = 0, 0
 
     @property
     def idle(self) -> bool:
-        """Whether a step would do nothing."""
+        """Whether a step would have nothing to do."""
         return not self._pipeline.has_non_finished_requests()
 
-    def add(self, request: Add) -> None:
-        """Take a request in. Raises whatever openvino-genai has against it."""
-        params = request.params
-        handle = self._pipeline.add_request(request.id, ov.Tensor(np.array([request.prompt])), generation_config(params, request.eos))
-        interval = 0.0 if params.stop else params.interval
-        self._requests[request.id] = _Request(handle, interval, told=0.0 if math.isinf(interval) else None)
+    def add(self, message: AddRequest) -> None:
+        """Add a request. Raises an exception of openvino-genai if it rejects the request."""
+        params = message.params
+        prompt = ov.Tensor(np.array([message.prompt]))
+        handle = self._pipeline.add_request(message.id, prompt, generation_config(params, message.eos))
+        if params.stop:  # the service checks each token
+            request = _RunningRequest(message.id, handle, flush_interval=0.0, last_flush=None)
+        elif params.final_only:
+            request = _RunningRequest(message.id, handle, flush_interval=math.inf, last_flush=0.0)
+        else:
+            request = _RunningRequest(message.id, handle, params.flush_interval, last_flush=None)
+        self._requests[message.id] = request
 
     def cancel(self, id: int) -> None:
-        """Drop a request at the next step, unless it has ended."""
+        """Drop a request at the next step, unless it has finished."""
         if request := self._requests.pop(id, None):
             request.handle.cancel()
 
-    def step(self) -> Report | None:
-        """One forward pass for all, and what there is to tell."""
+    def step(self) -> StepReport | None:
+        """Run one forward pass for all requests. Returns a report if there is anything to send."""
         self._pipeline.step()
         self._steps += 1
         failures = []
         for id, request in list(self._requests.items()):
             try:
-                request.read()
-            except Exception as error:  # no other request is concerned
+                request.read_tokens()
+            except Exception as error:  # affects this request only
                 self.cancel(id)
                 failures.append((id, str(error)))
-        now, pace = time.monotonic(), max(1.0, len(self._requests) / UNHURRIED)
-        generated = [request.tell(id, now) for id, request in self._requests.items() if request.due(now, pace)]
-        if generated or failures or len(self._requests) != self._told:
-            for id, _, _, finish_reason in generated:
-                if finish_reason:
-                    del self._requests[id]
-            return self.report(generated, failures)
-        return None
+        now, slowdown = time.monotonic(), max(1.0, len(self._requests) / FULL_RATE_REQUESTS)
+        outputs = [request.flush(now) for request in self._requests.values() if request.should_flush(now, slowdown)]
+        if not (outputs or failures or len(self._requests) != self._reported_running):
+            return None
+        for output in outputs:
+            if output.finish_reason:
+                del self._requests[output.id]
+        return self.report(outputs, failures)
 
-    def report(self, generated: list[Generated], failures: list[tuple[int, str]]) -> Report:
-        """What there is to tell, and how things stand."""
-        self._told = len(self._requests)
-        return Report(self._steps, self._told, generated, failures)
+    def report(self, outputs: list[Output], failures: list[tuple[int, str]]) -> StepReport:
+        """Return a report with the current number of steps and running requests."""
+        self._reported_running = len(self._requests)
+        return StepReport(self._steps, self._reported_running, outputs, failures)
 
 
-def run(batch: Batch, scoring: Scoring, connection: Connection) -> None:
-    """Step as long as there is something to do, and wait for it where there is not, until None comes. Raises EOFError when nobody is
-    there any more.
-    """
-    arrivals = select.poll()  # at each step: `Connection.poll` makes a new selector each time
-    arrivals.register(connection, select.POLLIN)
+def run(batch: Batch, logprob_model: LogprobModel, connection: Connection) -> None:
+    """Handle messages and run steps until None is received; wait for messages while idle. Raises EOFError when the service is gone."""
+    incoming = select.poll()  # once for all steps: `Connection.poll` creates a new selector for each call
+    incoming.register(connection, select.POLLIN)
     while True:
-        while (batch.idle and scoring.idle) or arrivals.poll(0):
-            message: Add | Read | Cancel | None = connection.recv()
+        while (batch.idle and logprob_model.idle) or incoming.poll(0):
+            message: AddRequest | ReadLogprobs | Cancel | None = connection.recv()
             if message is None:
                 return
             try:
                 if isinstance(message, Cancel):
                     batch.cancel(message.id)
-                    scoring.forget(message.id)
-                elif isinstance(message, Read):
-                    scoring.add(message)
+                    logprob_model.cancel(message.id)
+                elif isinstance(message, ReadLogprobs):
+                    logprob_model.add(message)
                 else:
                     batch.add(message)
-            except Exception as error:  # its own parameters are wrong: no other request is concerned
-                failed = str(error)
-                connection.send(Scores(message.id, failed) if isinstance(message, Read) else batch.report([], [(message.id, failed)]))
+            except Exception as error:  # affects this request only
+                failure = str(error)
+                if isinstance(message, ReadLogprobs):
+                    connection.send(LogprobsReply(message.id, failure))
+                else:
+                    connection.send(batch.report([], [(message.id, failure)]))
         if not batch.idle and (report := batch.step()):
             connection.send(report)
-        if scores := scoring.step():
-            connection.send(scores)
+        if reply := logprob_model.step():
+            connection.send(reply)
 
 
 def main(descriptor: int) -> None:
-    """Serve until the other end of the connection says so, or is gone."""
+    """Load the model and serve until the service sends None or is gone."""
     with Connection(descriptor) as connection:
         try:
             directory, config = connection.recv()
-            batch, scoring = Batch(directory, config), Scoring(directory, config.step_tokens)
+            batch, logprob_model = Batch(directory, config), LogprobModel(directory, config.step_tokens)
             connection.send(Ready())
-            run(batch, scoring, connection)
+            run(batch, logprob_model, connection)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return
-        except Exception as error:  # whatever it is, those who wait must hear of it
+        except Exception as error:  # the service must learn of any failure
             connection.send(Failure(str(error)))
             raise
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the service, which then answers what it has begun
+    for number in (signal.SIGINT, signal.SIGTERM):  # the service handles these signals, and drains its requests first
         signal.signal(number, signal.SIG_IGN)
     main(int(sys.argv[1]))

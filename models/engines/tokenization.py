@@ -1,4 +1,4 @@
-"""From token ids to text as they come: what both engines do around the model itself."""
+"""Tokenizing prompts and detokenizing generated ids, for both engines."""
 
 import json
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from tokenizers.decoders import DecodeStream
 from models.base import FinishReason, Prompt, PromptTooLong, Token, UnknownIds
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
-"""What decoders put where the bytes of a character are not all there."""
+"""Decoders write this in place of an incomplete character."""
 
 
 class ModelLimits:
-    """What generation must know of a Hugging Face model directory: its context and the tokens that end a text."""
+    """The context length and the end-of-text tokens of a Hugging Face model directory."""
 
     def __init__(self, directory: Path) -> None:
         config = json.loads((directory / "config.json").read_text())
@@ -24,24 +24,24 @@ class ModelLimits:
         self.eos = frozenset([] if eos is None else [eos] if isinstance(eos, int) else eos)
 
     def check(self, prompt_tokens: int, length: int) -> None:
-        """Raise `PromptTooLong` where the prompt and `length` new tokens do not fit."""
+        """Raise `PromptTooLong` if the prompt and `length` new tokens exceed the context."""
         if prompt_tokens + length > self.context_length:
             raise PromptTooLong(prompt_tokens, length, self.context_length)
 
 
 def encode(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
-    """The ids of a prompt. Raises `UnknownIds`."""
+    """Return the ids of a prompt. Raises `UnknownIds` if the prompt contains an id outside the vocabulary."""
     if isinstance(prompt, str):
         ids: list[int] = tokenizer.encode(prompt).ids
         return ids
     size = tokenizer.get_vocab_size()
-    if wrong := [id for id in prompt if not 0 <= id < size]:
-        raise UnknownIds(f"the model has {size:,} tokens: {wrong[0]} is the id of none")
+    if unknown := [id for id in prompt if not 0 <= id < size]:
+        raise UnknownIds(f"{unknown[0]} is not a token id of this model, which has {size:,} tokens")
     return list(prompt)
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:
-    """The tokenizer of a Hugging Face model directory; a prompt is never cut nor padded, whatever it was trained with."""
+    """Load the tokenizer of a Hugging Face model directory, with truncation and padding turned off."""
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -49,44 +49,46 @@ def load_tokenizer(directory: Path) -> Tokenizer:
 
 
 class IncrementalDetokenizer:
-    """Turns one request's token ids into pieces of text whose concatenation is the decoded whole.
+    """Turns the token ids of one request into pieces of text. Joined, the pieces are the decoded text.
 
-    A piece is empty while a character's bytes are incomplete; what is cut off within a character never appears.
+    A piece is empty while a character is incomplete. A character that is still incomplete at the end is dropped.
     """
 
-    BYTES = 4
-    """Tokens that a character may be spread over."""
+    MAX_TOKENS_PER_CHARACTER = 4
 
     def __init__(self, tokenizer: Tokenizer, prompt: list[int], eos: frozenset[int]) -> None:
         self._tokenizer, self._eos = tokenizer, eos
-        # The prompt's last character goes before: a tokenizer may treat a token at the beginning of a text differently.
-        ends = [prompt[-count:] for count in range(1, self.BYTES + 1)]
-        end = next((ids for ids in ends if not self._decode(ids).endswith(INCOMPLETE)), prompt[-1:])
-        self._stream = DecodeStream(ids=end, skip_special_tokens=True)
-        self._skip = self._decode(end) if self._decode(end).endswith(INCOMPLETE) else ""
-        """What the stream gives again of a prompt that ends within a character."""
-        self._held: list[int] = []
-        """What the stream has given nothing for yet."""
+        # Decoding starts with the prompt's last character, because tokenizers may treat the first token of a text differently.
+        suffixes = [prompt[-count:] for count in range(1, self.MAX_TOKENS_PER_CHARACTER + 1)]
+        last = next((ids for ids in suffixes if not self._decode(ids).endswith(INCOMPLETE)), prompt[-1:])
+        self._stream = DecodeStream(ids=last, skip_special_tokens=True)
+        last_text = self._decode(last)
+        self._repeated = last_text if last_text.endswith(INCOMPLETE) else ""
+        """The text that the stream repeats if the prompt ends within a character."""
+        self._pending: list[int] = []
+        """Ids for which the stream has not returned any text yet."""
 
-    def token(self, ids: Sequence[int], logprob: float | None, finish_reason: FinishReason | None = None) -> Token:
-        """The `Token` for the next ids, which together have this log-probability; the end of the text adds nothing to it."""
+    def token(self, ids: Sequence[int], cumulative_logprob: float | None = None, finish_reason: FinishReason | None = None) -> Token:
+        """Return the `Token` for the next ids. The end-of-text token adds no text."""
         text = "".join(self._step(id) for id in ids if id not in self._eos)
-        return Token(text + self._rest() if finish_reason else text, logprob, finish_reason, len(ids), tuple(ids))
+        if finish_reason:
+            text += self._flush()
+        return Token(text, cumulative_logprob, finish_reason, len(ids), tuple(ids))
 
-    def _rest(self) -> str:
-        """What the stream holds back at the end: a replacement character that was written as such, but no half of another character."""
-        text = self._decode(self._held)
-        return text if self._tokenizer.encode(text, add_special_tokens=False).ids == self._held else ""
+    def _flush(self) -> str:
+        """Return the pending text if the model generated a replacement character as such; drop an incomplete character."""
+        text = self._decode(self._pending)
+        return text if self._tokenizer.encode(text, add_special_tokens=False).ids == self._pending else ""
 
     def _step(self, id: int) -> str:
         try:
             piece = self._stream.step(self._tokenizer, id)
-        except Exception:  # a decoder that reads bytes anew, as SentencePiece's, and calls what was read before invalid: begin anew too
+        except Exception:  # a byte-fallback decoder (SentencePiece) found earlier bytes invalid: start a new stream
             self._stream = DecodeStream(skip_special_tokens=True)
             piece = self._stream.step(self._tokenizer, id)
-        self._held = [] if piece else [*self._held, id]
-        if piece and self._skip:
-            piece, self._skip = piece.removeprefix(self._skip), ""
+        self._pending = [] if piece else [*self._pending, id]
+        if piece and self._repeated:
+            piece, self._repeated = piece.removeprefix(self._repeated), ""
         return piece or ""
 
     def _decode(self, ids: list[int]) -> str:

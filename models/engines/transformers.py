@@ -1,4 +1,4 @@
-"""The CUDA engine: transformers' continuous batching, which draws each request's tokens with its own parameters and seed.
+"""The CUDA engine: transformers' continuous batching, extended so that each request samples with its own parameters and seed.
 
 https://huggingface.co/docs/transformers/main/continuous_batching
 """
@@ -22,76 +22,77 @@ from transformers.generation.continuous_batching.requests import FutureRequestSt
 from models.base import FinishReason, Prompt, SamplingParams, Token
 from models.engines import EngineStopped
 from models.engines.tokenization import IncrementalDetokenizer, ModelLimits, encode, load_tokenizer
-from models.engines.transformers_logprobs import Scoring, TransformersScorer
+from models.engines.transformers_logprobs import LogprobModel, TransformersLogprobReader
 
 CPU_CACHE_PAGES = 64
-"""Of 256 tokens each. On CUDA transformers takes what memory there is."""
+"""Pages of 256 tokens. On CUDA, transformers sizes the cache by the free memory."""
 START_SECONDS = 60
-LOOK_SECONDS = 1
-"""How often a request that waits looks whether the manager is still there."""
+ALIVE_CHECK_SECONDS = 1
+"""How often a waiting request checks that the manager still runs."""
+STOPPED = "the engine was closed or has failed"
 
 
 class Sampling(ContinuousBatchingLogitsProcessorList):
-    """Draws the next token of every request in a batch, by its own temperature, top-k, top-p and generator, where transformers has one
-    random generator for all. Tensors alone are involved, so that a CUDA graph can hold it.
+    """Samples the next token of every request in a batch with the request's own temperature, top-k, top-p and random generator.
 
-    The numbers of a step are four rows of the storage that transformers provides, floats seen as integers; `draw` gives the
-    tokens and their log-probabilities under the model, which transformers' own sampling would have after temperature and top-p.
+    transformers has one random generator for all requests, and its log-probabilities are those after temperature and top-p; these are
+    those of the model. Only tensors are involved, so that a CUDA graph can capture the sampling. The parameters of a step are four rows
+    of the storage that transformers provides: floats, stored in the bits of integers.
     """
 
     def __init__(self) -> None:
         super().__init__(LogitsProcessorList())
         self.tensors_required, self.do_processing = 4, True
-        self._drawn: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._sampled: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def check_kwargs(self, kwargs: dict[str, Any]) -> None:
-        """Accept what `TransformersEngine` sends."""
+        """Accept the arguments that `TransformersEngine` passes."""
 
     def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
-        """Greedy, for rows that no request has."""
-        int32_tensor[:4] = _as_integers([[1.0], [1.0], [1.0], [0.0]]).to(int32_tensor.device)
+        """Use greedy decoding in rows without a request."""
+        int32_tensor[:4] = _float_bits([[1.0], [1.0], [1.0], [0.0]]).to(int32_tensor.device)
 
     def prepare_tensor_args(self, requests_in_batch: list[FutureRequestState], arg_storage: torch.Tensor) -> torch.Tensor:
-        """Put each request's temperature, top-k, top-p and its next random number into the storage, shape (4, requests)."""
-        wanted = [future.state.logit_processor_kwargs for future in requests_in_batch if future.has_new_token]
+        """Store each request's temperature, top-k, top-p and next random number, shape (4, requests)."""
+        arguments = [future.state.logit_processor_kwargs for future in requests_in_batch if future.has_new_token]
         rows = [
-            [each["params"].temperature or 1.0 for each in wanted],
-            [float(1 if each["params"].greedy else each["params"].top_k) for each in wanted],
-            [each["params"].top_p for each in wanted],
-            [float(each["generator"].random(dtype=np.float32)) for each in wanted],
+            [each["params"].temperature or 1.0 for each in arguments],
+            [float(1 if each["params"].greedy else each["params"].top_k) for each in arguments],
+            [each["params"].top_p for each in arguments],
+            [float(each["generator"].random(dtype=np.float32)) for each in arguments],
         ]
-        arg_storage[:4, : len(wanted)] = _as_integers(rows).to(arg_storage.device)
+        arg_storage[:4, : len(arguments)] = _float_bits(rows).to(arg_storage.device)
         return arg_storage
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, logits_processor_args: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
-        """From logits, shape (requests, vocabulary), draw a token each. Gives the logits back as they are."""
+        """Sample a token for each row of logits, shape (requests, vocabulary). Returns the logits unchanged."""
         temperature, top_k, top_p, uniform = logits_processor_args[:4, : len(scores), None].view(torch.float32)
         logprobs = scores.log_softmax(-1)
         weights, order = (logprobs / temperature).softmax(-1).sort(descending=True, stable=True)
         rank = torch.arange(weights.shape[1], device=weights.device)
         weights = weights.masked_fill((rank >= top_k) & (top_k > 0), 0.0)
         mass = weights.cumsum(-1)
-        weights = weights.masked_fill(mass - weights >= top_p * mass[:, -1:], 0.0)  # keeps the one that reaches top_p
+        weights = weights.masked_fill(mass - weights >= top_p * mass[:, -1:], 0.0)  # keeps the token that reaches top_p
         mass = weights.cumsum(-1)
-        drawn = (mass <= uniform * mass[:, -1:]).sum(-1, keepdim=True).clamp(max=weights.shape[1] - 1)
-        tokens = order.gather(-1, drawn)
-        self._drawn = tokens[:, 0], logprobs.gather(-1, tokens)[:, 0]
+        place = (mass <= uniform * mass[:, -1:]).sum(-1, keepdim=True).clamp(max=weights.shape[1] - 1)
+        tokens = order.gather(-1, place)
+        self._sampled = tokens[:, 0], logprobs.gather(-1, tokens)[:, 0]
         return scores
 
-    def draw(self, scores: torch.Tensor, output_ids: torch.Tensor) -> None:  # noqa: ARG002
-        """In the place of `ModelRunner._sample`: what was drawn, and its log-probability in the bits of an integer."""
-        assert self._drawn is not None
-        tokens, logprobs = self._drawn
+    def write_sampled(self, scores: torch.Tensor, output_ids: torch.Tensor) -> None:  # noqa: ARG002
+        """Write the sampled tokens, and their log-probabilities in the bits of integers. Replaces `ModelRunner._sample`."""
+        assert self._sampled is not None
+        tokens, logprobs = self._sampled
         output_ids[0, : len(tokens)].copy_(tokens)
         output_ids[1, : len(tokens)].copy_(logprobs.view(torch.int32))
 
 
-def _as_integers(rows: list[list[float]]) -> torch.Tensor:
+def _float_bits(rows: list[list[float]]) -> torch.Tensor:
     return torch.tensor(rows, dtype=torch.float32).view(torch.int32)
 
 
 class Router(OutputRouter):
-    """Hands outputs to the requests that wait for them, each in its own event loop; what nobody waits for any more is dropped."""
+    """Delivers outputs to waiting requests in their event loops, and drops outputs of requests that were abandoned."""
 
     def deliver(self, output: GenerationOutput) -> None:
         """See `OutputRouter`."""
@@ -103,24 +104,25 @@ class Router(OutputRouter):
         with self._lock:
             for output in outputs:
                 if entry := self.result_handlers.get(output.request_id):
-                    calls[entry[1]].append((entry[0], output))
+                    handler, loop = entry
+                    calls[loop].append((handler, output))
         for loop, batch in calls.items():
             with contextlib.suppress(RuntimeError):  # the event loop is closed
-                loop.call_soon_threadsafe(_call, batch)
+                loop.call_soon_threadsafe(_call_handlers, batch)
 
     def forget(self, id: str) -> None:
-        """A request has ended or was left."""
+        """Remove the handler of a request that has ended or was abandoned."""
         with self._lock:
             self.result_handlers.pop(id, None)
 
 
-def _call(batch: list[tuple[Callable[[GenerationOutput], None], GenerationOutput]]) -> None:
-    for handle, output in batch:
-        handle(output)
+def _call_handlers(batch: list[tuple[Callable[[GenerationOutput], None], GenerationOutput]]) -> None:
+    for handler, output in batch:
+        handler(output)
 
 
 class TransformersEngine:
-    """Runs a Hugging Face directory: in bf16 on CUDA, in fp32 on a CPU, where it is for comparison alone."""
+    """Runs a Hugging Face directory: in bf16 on CUDA; in fp32 on a CPU, where it only serves as the reference."""
 
     def __init__(self, directory: Path) -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -135,14 +137,14 @@ class TransformersEngine:
         self._manager.output_router = self._router = Router()
         self._manager.start()
         deadline = time.monotonic() + START_SECONDS
-        while self._manager.batch_processor is None:  # the thread makes it
+        while self._manager.batch_processor is None:  # its thread creates it
             if not self.alive or time.monotonic() > deadline:
                 self.close()
                 raise EngineStopped(f"the engine cannot start: {self._manager.background_thread_status.fatal_error}")
             time.sleep(0.01)
-        self._manager.batch_processor.model_runner._sample = sampling.draw
+        self._manager.batch_processor.model_runner._sample = sampling.write_sampled
         self._ids = itertools.count()
-        self._scoring = Scoring(directory, device)
+        self._logprob_model = LogprobModel(directory, device)
 
     @property
     def alive(self) -> bool:
@@ -159,46 +161,50 @@ class TransformersEngine:
         """See `Engine`."""
         return int(self._manager.current_batch)
 
-    def scorer(self) -> TransformersScorer:
+    def logprob_reader(self) -> TransformersLogprobReader:
         """See `Engine`."""
-        return TransformersScorer(self._scoring)
+        return TransformersLogprobReader(self._logprob_model)
 
     async def stream(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Token]:
         """See `Engine`."""
         ids = encode(self.tokenizer, prompt)
         self.limits.check(len(ids), params.length)
-        text = IncrementalDetokenizer(self.tokenizer, ids, self.limits.eos)
+        detokenizer = IncrementalDetokenizer(self.tokenizer, ids, self.limits.eos)
         outputs: asyncio.Queue[GenerationOutput] = asyncio.Queue()
-        id, seen, output = str(next(self._ids)), 0, None
+        id, yielded, output = str(next(self._ids)), 0, None
         self._manager.register_result_handler(id, outputs.put_nowait)
-        drawing = {"params": params, "generator": np.random.default_rng(params.seed)}
+        sampling = {"params": params, "generator": np.random.default_rng(params.seed)}
         eos = sorted(self.limits.eos)
         try:
-            if not self._manager.add_request(ids, id, params.length, streaming=True, eos_token_id=eos, **drawing):
-                raise EngineStopped("the engine was closed or has failed")
+            if not self._manager.add_request(ids, id, params.length, streaming=True, eos_token_id=eos, **sampling):
+                raise EngineStopped(STOPPED)
             while output is None or not output.is_finished():
-                output = await self._next(outputs)
+                output = await self._next_output(outputs)
                 if output.status == RequestStatus.FAILED:
-                    raise EngineStopped("the engine was closed or has failed") from RuntimeError(output.error)
-                for at in range(seen, len(output.generated_tokens)):
-                    token = output.generated_tokens[at]
-                    ended: FinishReason | None = "stop" if token in self.limits.eos else "length" if at + 1 == params.length else None
-                    yield text.token([token], output.logprobs[at], ended)
-                seen = len(output.generated_tokens)
+                    raise EngineStopped(STOPPED) from RuntimeError(output.error)
+                for index in range(yielded, len(output.generated_tokens)):
+                    token, finish_reason = output.generated_tokens[index], self._finish_reason(output, index, params.length)
+                    yield detokenizer.token([token], output.logprobs[index] if params.cumulative_logprob else None, finish_reason)
+                yielded = len(output.generated_tokens)
         finally:
             self._router.forget(id)
             if output is None or not output.is_finished():
                 self._manager.cancel_request(id)
 
-    async def _next(self, outputs: "asyncio.Queue[GenerationOutput]") -> GenerationOutput:
-        """What comes next. A manager that fails while it takes a request in may forget it: so look whether there is one."""
+    def _finish_reason(self, output: GenerationOutput, index: int, length: int) -> FinishReason | None:
+        if output.generated_tokens[index] in self.limits.eos:
+            return "stop"
+        return "length" if index + 1 == length else None
+
+    async def _next_output(self, outputs: "asyncio.Queue[GenerationOutput]") -> GenerationOutput:
+        """Wait for the next output. A manager that fails while it accepts a request may lose it, so check that the manager is alive."""
         while True:
             try:
-                async with asyncio.timeout(LOOK_SECONDS):
+                async with asyncio.timeout(ALIVE_CHECK_SECONDS):
                     return await outputs.get()
             except TimeoutError:
                 if not self.alive and outputs.empty():
-                    raise EngineStopped("the engine was closed or has failed") from None
+                    raise EngineStopped(STOPPED) from None
 
     def close(self) -> None:
         """See `Engine`."""

@@ -1,4 +1,7 @@
-"""Scores of given tokens by transformers: a second copy of the model, since the first one's attention is that of continuous batching."""
+"""Log-probabilities of given tokens, computed by transformers.
+
+They need a second copy of the model, because the first one's attention is set up for continuous batching.
+"""
 
 import asyncio
 import threading
@@ -9,14 +12,14 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
-from models.engines import MAX_LOGPROBS, IdScore
+from models.engines import MAX_LOGPROBS, IdLogprob
 
-STEP_TOKENS = 256
-"""Read at once: the logits of all tokens of a long text would take gigabytes."""
+CHUNK_TOKENS = 256
+"""Tokens computed at once; the logits of all tokens of a long text would take gigabytes."""
 
 
-class Scoring:
-    """The model, in fp32, for one text at a time; loaded when the first one comes."""
+class LogprobModel:
+    """The model in fp32, loaded for the first text. It computes one chunk at a time."""
 
     def __init__(self, directory: Path, device: torch.device) -> None:
         self._directory, self._device = directory, device
@@ -28,37 +31,40 @@ class Scoring:
         model.to(self._device)  # type: ignore[arg-type]  # transformers' decorated `to`
         return model
 
-    def read(self, ids: Sequence[int], last: int | None, cache: DynamicCache) -> list[IdScore]:
-        """The scores of `ids`, before which `last` stands and, in `cache`, what precedes it."""
-        scores: list[IdScore] = [(None, [])] if last is None else []
-        targets = ids[len(scores) :]
+    def compute(self, ids: Sequence[int], last: int | None, cache: DynamicCache) -> list[IdLogprob]:
+        """Return the log-probabilities of `ids`, which follow the token `last` (None at the start of a text).
+
+        `cache` holds the keys and values of the tokens before `last` and is extended.
+        """
+        logprobs: list[IdLogprob] = [(None, [])] if last is None else []
+        targets = ids[len(logprobs) :]
         inputs = [*ids[:-1]] if last is None else [last, *ids[:-1]]
-        for first in range(0, len(inputs), STEP_TOKENS):
-            part = slice(first, first + STEP_TOKENS)
+        for first in range(0, len(inputs), CHUNK_TOKENS):
+            chunk = slice(first, first + CHUNK_TOKENS)
             with self._lock, torch.inference_mode():
-                read = torch.tensor([inputs[part]], device=self._device)
-                logprobs = self._model(input_ids=read, past_key_values=cache, use_cache=True).logits[0].log_softmax(-1)
-                chosen = logprobs.gather(-1, torch.tensor(targets[part], device=self._device)[:, None])[:, 0]
-                best = logprobs.topk(MAX_LOGPROBS)
+                input_ids = torch.tensor([inputs[chunk]], device=self._device)
+                distributions = self._model(input_ids=input_ids, past_key_values=cache, use_cache=True).logits[0].log_softmax(-1)
+                chosen = distributions.gather(-1, torch.tensor(targets[chunk], device=self._device)[:, None])[:, 0]
+                best = distributions.topk(MAX_LOGPROBS)
             rows = zip(chosen.tolist(), best.indices.tolist(), best.values.tolist(), strict=True)
-            scores += [(logprob, list(zip(named, values, strict=True))) for logprob, named, values in rows]
-        return scores
+            logprobs += [(logprob, list(zip(top_ids, values, strict=True))) for logprob, top_ids, values in rows]
+        return logprobs
 
 
-class TransformersScorer:
-    """See `Scorer`."""
+class TransformersLogprobReader:
+    """See `LogprobReader`."""
 
-    def __init__(self, scoring: Scoring) -> None:
-        self._scoring, self._cache = scoring, DynamicCache()
+    def __init__(self, model: LogprobModel) -> None:
+        self._model, self._cache = model, DynamicCache()
         self._last: int | None = None
 
-    async def read(self, ids: Sequence[int]) -> list[IdScore]:
-        """See `Scorer`."""
+    async def read(self, ids: Sequence[int]) -> list[IdLogprob]:
+        """See `LogprobReader`."""
         if not ids:
             return []
-        scores = await asyncio.to_thread(self._scoring.read, ids, self._last, self._cache)
+        logprobs = await asyncio.to_thread(self._model.compute, ids, self._last, self._cache)
         self._last = ids[-1]
-        return scores
+        return logprobs
 
     def close(self) -> None:
-        """See `Scorer`."""
+        """See `LogprobReader`."""

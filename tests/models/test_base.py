@@ -26,7 +26,7 @@ def stopped(pieces: list[str], stop: tuple[str, ...]) -> tuple[str, FinishReason
     st.lists(st.text(alphabet="ab.", max_size=4), min_size=1, max_size=8),
     st.lists(st.text(alphabet="ab.", min_size=1, max_size=4), max_size=3),
 )
-def test_the_text_ends_before_the_first_stop_string_however_it_is_cut_into_tokens(pieces: list[str], stop: list[str]) -> None:
+def test_the_text_ends_before_the_first_stop_string_however_it_is_tokenized(pieces: list[str], stop: list[str]) -> None:
     whole = "".join(pieces)
     text, reason = stopped(pieces, tuple(stop))
     assert whole.startswith(text)
@@ -46,11 +46,11 @@ def test_the_text_ends_before_the_first_stop_string_however_it_is_cut_into_token
         (["aab"], ("ab", "b"), "a"),
     ],
 )
-def test_examples(pieces: list[str], stop: tuple[str, ...], expected: str) -> None:
+def test_examples_of_stop_strings(pieces: list[str], stop: tuple[str, ...], expected: str) -> None:
     assert stopped(pieces, stop) == (expected, "stop")
 
 
-def test_closing_it_or_reaching_a_stop_string_closes_what_it_reads() -> None:
+def test_closing_the_stream_or_reaching_a_stop_string_closes_the_source() -> None:
     closed = []
 
     async def endless() -> AsyncGenerator[Token]:
@@ -71,7 +71,7 @@ def test_closing_it_or_reaching_a_stop_string_closes_what_it_reads() -> None:
     asyncio.run(leave())
 
 
-def test_text_is_passed_on_as_soon_as_it_cannot_be_a_stop_string() -> None:
+def test_text_is_released_as_soon_as_it_cannot_begin_a_stop_string() -> None:
     async def first() -> str:
         async for token in until_stop(stream(["abc", "d", "e"]), ("cx",)):
             return token.text

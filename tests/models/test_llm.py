@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from models.base import Prompt, SamplingParams, Token
-from models.engines import Scorer
+from models.engines import LogprobReader
 from models.llm import LLM, answer_text, question_prompt
 
 
 class Scripted:
-    """An engine that generates a text of its own and remembers what it was asked."""
+    """An engine that generates a fixed text and records its last prompt and parameters."""
 
     alive, running, steps = True, 0, 0
     tokenizer: Any = None
@@ -21,7 +21,7 @@ class Scripted:
         self.pieces, self.params = pieces, SamplingParams()
         self.prompt: Prompt = ""
 
-    def scorer(self) -> Scorer:
+    def logprob_reader(self) -> LogprobReader:
         raise NotImplementedError
 
     async def stream(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Token]:
@@ -34,14 +34,14 @@ class Scripted:
         pass
 
 
-def test_template() -> None:
+def test_the_question_template() -> None:
     assert question_prompt(" Who? ", " It was she. ") == "Context: It was she.\nQuestion: Who?\nAnswer:"
     assert question_prompt("Who?") == question_prompt("Who?", " ") == "Question: Who?\nAnswer:"
     assert question_prompt("Who?", "It was she.", "question-twice") == "Question: Who?\nContext: It was she.\nQuestion: Who?\nAnswer:"
     assert answer_text("she") == " she"
 
 
-def test_text_is_continued_from_the_start_of_a_document_and_questions_are_not() -> None:
+def test_text_continues_after_a_document_start_and_a_question_does_not() -> None:
     async def first(stream: AsyncGenerator[Token]) -> None:
         await anext(stream)
         await stream.aclose()
@@ -54,7 +54,7 @@ def test_text_is_continued_from_the_start_of_a_document_and_questions_are_not() 
     assert engine.prompt == question_prompt("Who?")
 
 
-def test_answer_is_greedy_and_a_span() -> None:
+def test_an_answer_is_greedy_and_a_span_of_the_context() -> None:
     engine = Scripted(" Mary", " Shelley")
     answer = asyncio.run(LLM(engine).answer("Who wrote it?", "It was Mary Shelley.", length=9))
     assert (engine.params.temperature, engine.params.length) == (0, 9)
@@ -64,7 +64,7 @@ def test_answer_is_greedy_and_a_span() -> None:
 
 
 @pytest.mark.parametrize("pieces", [(" Byron",), (" ",), ()], ids=["not in the context", "blank", "nothing"])
-def test_answer_that_is_no_span(pieces: tuple[str, ...]) -> None:
+def test_an_answer_outside_the_context_has_no_offsets(pieces: tuple[str, ...]) -> None:
     answer = asyncio.run(LLM(Scripted(*pieces)).answer("Who wrote it?", "It was Mary Shelley."))
     assert (answer.start, answer.end) == (None, None)
     assert answer.answer == "".join(pieces).strip()

@@ -13,7 +13,7 @@ from models.base import SamplingParams
 from models.rnn import LSTM
 from models.spelling import Spelling
 from models.words import BOUNDARY, UNKNOWN, Vocabulary, tokenize
-from training.word_models.lstm import LockedDropout, LSTMLanguageModel, Shape, divide, fit_lstm
+from training.word_models.lstm import LockedDropout, LSTMConfig, LSTMLanguageModel, cut_windows, fit_lstm
 
 TEXTS = [f"The {color} {animal} sat on the mat." for color in ("red", "blue") for animal in ("cat", "dog", "ox")]
 
@@ -21,7 +21,7 @@ TEXTS = [f"The {color} {animal} sat on the mat." for color in ("red", "blue") fo
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[LSTM, dict[str, Any], Path]:
     directory = tmp_path_factory.mktemp("rnn")
-    metrics = fit_lstm(TEXTS * 30, directory, shape=Shape(width=64), epochs=20, seconds=None, seed=0)
+    metrics = fit_lstm(TEXTS * 30, directory, config=LSTMConfig(width=64), epochs=20, seconds=None, seed=0)
     return LSTM.load(directory), metrics, directory
 
 
@@ -35,7 +35,7 @@ def text_of(model: LSTM, prompt: str, params: SamplingParams) -> str:
 @pytest.mark.parametrize("size", [50, 2_500, 12_000], ids=["shortlist", "one band", "two bands"])
 def test_numpy_computes_what_torch_trained(size: int) -> None:
     torch.manual_seed(0)
-    trained = LSTMLanguageModel(size, Shape(width=32)).eval()
+    trained = LSTMLanguageModel(size, LSTMConfig(width=32)).eval()
     served = LSTM(Vocabulary([]), Spelling.fit([]), {name: weight.numpy() for name, weight in trained.state_dict().items()})
     ids = np.array([0, 7, 3, size - 1, 12, min(size, 2_400) - 1])
     with torch.no_grad():
@@ -49,9 +49,9 @@ def test_numpy_computes_what_torch_trained(size: int) -> None:
     np.testing.assert_allclose(served.logprobs(ids), expected[range(5), ids[1:]], atol=1e-5)
 
 
-def test_it_learns(fitted: tuple[LSTM, dict[str, Any], Path]) -> None:
+def test_the_lstm_learns(fitted: tuple[LSTM, dict[str, Any], Path]) -> None:
     model, metrics, _ = fitted
-    ids = model.vocabulary.stream([tokenize(TEXTS[0])])
+    ids = model.vocabulary.encode_texts([tokenize(TEXTS[0])])
     assert -model.logprobs(ids).mean() < math.log(3)  # 13 words, of which all but two are certain
     assert text_of(model, "The red cat sat on", SamplingParams(3, temperature=0)) == " the mat."
     curve = [epoch["held_out"] for epoch in metrics["curve"]]
@@ -105,12 +105,12 @@ def test_artifact_is_plain_files(fitted: tuple[LSTM, dict[str, Any], Path]) -> N
     assert sorted(path.name for path in fitted[2].iterdir()) == ["lstm.safetensors", "spelling.npz", "vocabulary.json"]
 
 
-def test_an_empty_corpus_is_refused(tmp_path: Path) -> None:
+def test_an_empty_corpus_raises(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="corpus is empty"):
         fit_lstm([""], tmp_path, epochs=1, seconds=None, seed=0)
 
 
-def test_dropout_is_locked() -> None:
+def test_dropout_uses_one_mask_for_all_steps() -> None:
     torch.manual_seed(0)
     dropped = LockedDropout(0.5)(torch.ones(4, 10, 100))
     assert torch.equal(dropped, dropped[:, :1].expand_as(dropped))
@@ -121,7 +121,7 @@ def test_dropout_is_locked() -> None:
 
 @given(st.integers(2, 300), st.integers(1, 8), st.integers(1, 20))
 def test_windows_are_contiguous_and_targets_are_the_next_words(length: int, streams: int, window: int) -> None:
-    windows = divide(torch.arange(length), streams, window)
+    windows = cut_windows(torch.arange(length), streams, window)
     inputs, targets = (torch.cat(parts, dim=1) for parts in zip(*windows, strict=True))
     assert torch.equal(inputs + 1, targets)
     assert torch.equal(inputs.flatten(), torch.arange(inputs.numel()))

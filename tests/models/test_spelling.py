@@ -13,7 +13,7 @@ WORDS = [" Zanzibar", " zebra", " zebras", " naïveté", "…"]
 
 
 def by_definition(trained: list[str], word: str) -> float:
-    """Witten-Bell as its formula reads, with counts in dictionaries; checks on the way that each distribution sums to one."""
+    """Witten-Bell by its formula, with counts in dictionaries. Also checks that each distribution sums to one."""
     counts: dict[tuple[int, ...], Counter[int]] = {}
     for text in trained:
         symbols = [*[START] * (ORDER - 1), *text.encode(), END]
@@ -35,7 +35,7 @@ def by_definition(trained: list[str], word: str) -> float:
 
 
 @given(st.lists(st.text("abé", max_size=8), max_size=6), st.text("abcé", max_size=8))
-def test_bits_are_witten_bells(trained: list[str], word: str) -> None:
+def test_the_cost_follows_the_witten_bell_formula(trained: list[str], word: str) -> None:
     assert Spelling.fit(trained).bits([word, "b"])[0] == pytest.approx(by_definition(trained, word))
 
 
@@ -47,7 +47,7 @@ def test_every_word_has_a_cost(words: list[str]) -> None:
     assert (bits > 0).all()
 
 
-def test_what_looks_like_the_training_words_is_cheaper() -> None:
+def test_words_like_the_training_words_are_cheaper() -> None:
     spelling = Spelling.fit(WORDS)
     zebu, noise = spelling.bits([" zebu", "\x07\x08\x09\x0a"])
     assert zebu < noise
@@ -57,7 +57,7 @@ def test_without_training_words_each_byte_costs_the_same() -> None:
     assert Spelling.fit([]).bits(["ab", ""]) == pytest.approx([3 * math.log2(257), math.log2(257)])
 
 
-def test_it_survives_its_file(tmp_path: Path) -> None:
+def test_saving_and_loading_preserves_the_costs(tmp_path: Path) -> None:
     Spelling.fit(WORDS).save(tmp_path / "spelling.npz")
     loaded = Spelling.load(tmp_path / "spelling.npz")
     np.testing.assert_array_equal(loaded.bits([" zebu", "\ud800"]), Spelling.fit(WORDS).bits([" zebu", "\ud800"]))

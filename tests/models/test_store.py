@@ -13,7 +13,7 @@ from models.store import TAGS, Artifact, TrigenModel, find, main, register
 
 @pytest.fixture(autouse=True)
 def store(tmp_path: Path) -> Iterator[Path]:
-    """A store of the test's own, in place of BENTOML_HOME's, which is read once a process."""
+    """An empty store in place of the one in BENTOML_HOME, which BentoML reads once per process."""
     directory = tmp_path / "store"
     directory.mkdir()
     BentoMLContainer.model_store.set(ModelStore(directory))
@@ -38,7 +38,7 @@ def test_files_and_metadata_are_stored(tmp_path: Path) -> None:
     assert model.info.metadata == {"metrics": {"f1": 0.5}, "names": ["a"]}
 
 
-def test_a_failure_half_way_leaves_the_store_as_it_was(tmp_path: Path) -> None:
+def test_a_failure_half_way_leaves_the_store_unchanged(tmp_path: Path) -> None:
     before = register({name: artifact(tmp_path, name) for name in TAGS})
     broken = Artifact(tmp_path / "missing", {})
     with pytest.raises(FileNotFoundError):
@@ -54,21 +54,21 @@ def test_a_failure_in_an_empty_store_leaves_it_empty(tmp_path: Path) -> None:
     assert find("bigram") is None
 
 
-def test_the_newest_is_served(tmp_path: Path) -> None:
+def test_the_newest_model_is_resolved(tmp_path: Path) -> None:
     register({"llm": artifact(tmp_path, "old")})
     (newest,) = register({"llm": artifact(tmp_path, "new")})
     assert str(TrigenModel("llm").resolve().tag) == newest
 
 
-def test_a_missing_model_names_the_command_that_makes_it() -> None:
-    for ask in (TrigenModel("llm").resolve, TrigenModel("llm").to_info):
-        with pytest.raises(NotFound, match=r"no trigen-llm in the model store: `make serve`"):
-            ask()
+def test_a_missing_model_names_the_command_that_trains_it() -> None:
+    for method in (TrigenModel("llm").resolve, TrigenModel("llm").to_info):
+        with pytest.raises(NotFound, match=r"no trigen-llm in the model store: run `make serve`"):
+            method()
 
 
-def test_main_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_main_prints_the_missing_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     register({"llm": artifact(tmp_path, "x")})
     assert main() == 1
-    assert capsys.readouterr().out == "not in the model store: trigen-bigram, trigen-rnn\n"
+    assert capsys.readouterr().out == "missing from the model store: trigen-bigram, trigen-rnn\n"
     register({"bigram": artifact(tmp_path, "y"), "rnn": artifact(tmp_path, "z")})
     assert main() == 0

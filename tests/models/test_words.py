@@ -8,22 +8,22 @@ from models.words import BOUNDARY, UNKNOWN, Vocabulary, detokenize, tokenize
 
 
 @given(st.text())
-def test_tokens_joined_are_the_text(text: str) -> None:
+def test_joined_tokens_are_the_text(text: str) -> None:
     assert detokenize(tokenize(text)) == text
 
 
 @given(st.lists(st.sampled_from(["The", "cat's", "—", "(", ")", "…", "  ", "\n", "naïve", "3.14", "e\u0301"]), max_size=20))
-def test_tokens_joined_are_the_text_of_prose(parts: list[str]) -> None:
+def test_joined_tokens_are_the_text_of_prose(parts: list[str]) -> None:
     text = " ".join(parts)
     assert detokenize(tokenize(text)) == text
 
 
-def test_a_word_is_one_token_wherever_it_stands() -> None:
+def test_a_word_is_the_same_token_at_any_position() -> None:
     assert tokenize("Cats saw the cat's hat, twice.") == [" Cats", " saw", " the", " cat's", " hat", ",", " twice", "."]
     assert tokenize("the cat")[0] == tokenize("see the cat")[1]
 
 
-def test_vocabulary_keeps_the_most_frequent_and_knows_the_rest_as_unknown() -> None:
+def test_a_vocabulary_keeps_the_most_frequent_words_and_maps_the_rest_to_unknown() -> None:
     vocabulary = Vocabulary.count([tokenize("a b a c a b")], size=4)
     assert vocabulary.words == [" a", " b"]
     assert vocabulary.encode([" a", " b", " c"]) == [2, 3, UNKNOWN]
@@ -32,12 +32,12 @@ def test_vocabulary_keeps_the_most_frequent_and_knows_the_rest_as_unknown() -> N
     assert BOUNDARY not in vocabulary.encode(tokenize("a b c"))
 
 
-def test_vocabulary_survives_its_file(tmp_path: Path) -> None:
+def test_saving_and_loading_preserves_the_vocabulary(tmp_path: Path) -> None:
     vocabulary = Vocabulary.count([tokenize("naïve “café”\n…")], size=10)
     vocabulary.save(tmp_path / "v.json")
     assert Vocabulary.load(tmp_path / "v.json").words == vocabulary.words
 
 
-def test_an_empty_corpus_is_refused() -> None:
+def test_an_empty_corpus_is_rejected() -> None:
     with pytest.raises(ValueError, match="corpus is empty"):
         Vocabulary.count([[]], size=10)

@@ -1,4 +1,4 @@
-"""What both engines tell of given tokens, against the logits of the model itself."""
+"""The log-probabilities that both engines compute, compared with the logits of the model itself."""
 
 import asyncio
 import threading
@@ -9,107 +9,126 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from models.base import PromptTooLong, SamplingParams, Token, UnknownIds
-from models.engines import MAX_LOGPROBS, Engine, EngineStopped, IdScore
+from models.base import NOTHING_GENERATED, PromptLogprobs, PromptTooLong, SamplingParams, Token, UnknownIds
+from models.engines import MAX_LOGPROBS, Engine, EngineStopped, IdLogprob
 from models.llm import LLM
-from tests.models.engines.conftest import PROMPTS, build, collect
+from tests.models.engines.conftest import PROMPTS, build, collect, text_of
 
 
-async def read(engine: Engine, *pieces: list[int]) -> list[IdScore]:
-    scorer = engine.scorer()
+async def read(engine: Engine, *pieces: list[int]) -> list[IdLogprob]:
+    reader = engine.logprob_reader()
     try:
-        return [score for piece in pieces for score in await scorer.read(piece)]
+        return [logprob for piece in pieces for logprob in await reader.read(piece)]
     finally:
-        scorer.close()
+        reader.close()
 
 
 def expected(artifact: Path, ids: list[int]) -> torch.Tensor:
-    """Log-probabilities of every token behind each of `ids`."""
+    """Return the log-probabilities of every token after each of `ids`."""
     model: Any = AutoModelForCausalLM.from_pretrained(artifact)
     with torch.inference_mode():
         result: torch.Tensor = model(torch.tensor([ids])).logits[0].log_softmax(-1)
     return result
 
 
-def test_scores_are_those_of_the_model_however_a_text_is_cut(engine: Engine, artifact: Path) -> None:
+def test_logprobs_equal_those_of_the_model_however_a_text_is_cut(engine: Engine, artifact: Path) -> None:
     ids = AutoTokenizer.from_pretrained(artifact)("The light of the sea. " * 40)["input_ids"]
     assert len(ids) > 300  # more than is computed at once
     logprobs = expected(artifact, ids)
     best = logprobs.topk(MAX_LOGPROBS)
 
-    async def cut() -> list[list[IdScore]]:
+    async def cut() -> list[list[IdLogprob]]:
         return [*await asyncio.gather(read(engine, ids), read(engine, ids[:1], ids[1:2], [], ids[2:200], ids[200:]))]
 
-    for scores in asyncio.run(cut()):
-        assert scores[0] == (None, [])
-        assert [logprob for logprob, _ in scores[1:]] == pytest.approx([float(logprobs[at, id]) for at, id in enumerate(ids[1:])], abs=1e-3)
-        for at, (_, top) in enumerate(scores[1:]):
+    for logprobs_read in asyncio.run(cut()):
+        assert logprobs_read[0] == (None, [])
+        assert [logprob for logprob, _ in logprobs_read[1:]] == pytest.approx(
+            [float(logprobs[at, id]) for at, id in enumerate(ids[1:])], abs=1e-3
+        )
+        for at, (_, top) in enumerate(logprobs_read[1:]):
             assert [value for _, value in top] == pytest.approx(best.values[at].tolist(), abs=1e-3)
             assert [id for id, _ in top] == sorted((id for id, _ in top), key=lambda id: -float(logprobs[at, id]))
 
 
-def test_a_request_with_scores_has_the_text_of_one_without(engine: Engine, artifact: Path) -> None:
+def test_a_request_with_logprobs_has_the_same_text_as_one_without(engine: Engine, artifact: Path) -> None:
     llm = LLM(engine, document_start="<|endoftext|>")
+
+    async def with_prompt(prompt: str) -> tuple[PromptLogprobs, list[Token]]:
+        first, *rest = [item async for item in llm.stream_with_prompt_logprobs(prompt, SamplingParams(12, temperature=0, logprobs=3))]
+        assert isinstance(first, PromptLogprobs)
+        return first, [token for token in rest if isinstance(token, Token)]
+
     for prompt in PROMPTS:
         plain = asyncio.run(collect(llm.stream(prompt, SamplingParams(12, temperature=0))))
-        first, *rest = asyncio.run(collect(llm.stream(prompt, SamplingParams(12, temperature=0, scores=3, prompt_scores=True))))
-        assert "".join(token.text for token in rest) == "".join(token.text for token in plain)
-        assert (first.count, len(first.scores)) == (0, llm.count(prompt))
-        assert sum(score.characters for score in first.scores) == len(prompt)
+        first, rest = asyncio.run(with_prompt(prompt))
+        assert text_of(rest) == text_of(plain)
+        assert len(first.logprobs) == llm.count(prompt)
+        assert sum(token.characters for token in first.logprobs) == len(prompt)
         ids = [id for token in rest for id in token.ids]
-        assert len(ids) == sum(len(token.scores) for token in rest)
+        assert len(ids) == sum(len(token.logprobs) for token in rest)
         whole = [*engine.tokenizer.encode(f"<|endoftext|>{prompt}").ids, *ids]
         logprobs = expected(artifact, whole)[:-1].gather(-1, torch.tensor(whole[1:])[:, None])[:, 0]
-        told = [score.logprob for token in (first, *rest) for score in token.scores]
-        assert told == pytest.approx(logprobs.tolist(), abs=1e-3)
-        assert all(score.top[0][1] == score.logprob for token in rest for score in token.scores)  # greedy
+        computed = [entry.logprob for item in (first, *rest) for entry in item.logprobs]
+        assert computed == pytest.approx(logprobs.tolist(), abs=1e-3)
+        assert all(entry.top[0][1] == entry.logprob for token in rest for entry in token.logprobs)  # greedy
+        without_prompt = asyncio.run(collect(llm.stream(prompt, SamplingParams(12, temperature=0, logprobs=3))))
+        assert [token.ids for token in without_prompt] == [token.ids for token in rest]
+        assert [entry.logprob for token in without_prompt for entry in token.logprobs] == pytest.approx(
+            [entry.logprob for token in rest for entry in token.logprobs], abs=1e-3
+        )
 
 
-def test_nothing_is_generated_where_nothing_is_asked_for(engine: Engine) -> None:
+def test_a_length_of_zero_generates_nothing(engine: Engine) -> None:
     before = engine.steps
     llm = LLM(engine)
-    assert asyncio.run(collect(llm.stream("The", SamplingParams(0)))) == [Token("", None, "length", 0)]
-    (token,) = asyncio.run(collect(llm.stream("The", SamplingParams(0, scores=0, prompt_scores=True))))
-    assert token.scores
+    assert asyncio.run(collect(llm.stream("The", SamplingParams(0)))) == [NOTHING_GENERATED]
+
+    async def prompt_alone() -> list[PromptLogprobs | Token]:
+        return [item async for item in llm.stream_with_prompt_logprobs("The", SamplingParams(0, logprobs=0))]
+
+    prompt, *rest = asyncio.run(prompt_alone())
+    assert prompt.logprobs
+    assert rest == [NOTHING_GENERATED]
     assert engine.steps == before
 
 
-def test_ids_that_are_none_and_texts_that_do_not_fit_are_refused_before_anything_is_read(engine: Engine) -> None:
+def test_unknown_ids_and_long_prompts_are_rejected_before_anything_is_read(engine: Engine) -> None:
     llm = LLM(engine)
-    for params in (SamplingParams(1), SamplingParams(1, scores=1)):
-        with pytest.raises(UnknownIds, match="1,000 tokens: 1000 is the id of none"):
+    for params in (SamplingParams(1), SamplingParams(1, logprobs=1)):
+        with pytest.raises(UnknownIds, match="1000 is not a token id of this model, which has 1,000 tokens"):
             asyncio.run(collect(llm.stream([5, 1000], params)))
         with pytest.raises(PromptTooLong):
             asyncio.run(collect(llm.stream([5] * 768, params)))
 
 
 @pytest.mark.parametrize("name", ["openvino"])
-def test_who_waits_for_scores_hears_of_an_engine_that_stops(artifact: Path, name: str) -> None:
+def test_a_waiting_reader_learns_that_the_engine_has_stopped(artifact: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     engine = build(name, artifact)
+    monkeypatch.setattr(engine, "_deliver_logprobs", lambda reply: None)  # else the reply may come before the engine has stopped
 
-    async def ask() -> None:
-        scorer = engine.scorer()
+    async def read_while_closing() -> None:
+        reader = engine.logprob_reader()
         closing = threading.Thread(target=engine.close)
-        waiting = asyncio.ensure_future(scorer.read([5] * 700))
+        waiting = asyncio.ensure_future(reader.read([5] * 700))
         await asyncio.sleep(0)
         closing.start()
         with pytest.raises(EngineStopped):
             await waiting
         closing.join()
         with pytest.raises(EngineStopped):
-            await scorer.read([5])
+            await reader.read([5])
 
-    asyncio.run(ask())
+    asyncio.run(read_while_closing())
 
 
-def test_a_text_that_is_left_is_forgotten(engine: Engine) -> None:
-    async def leave() -> list[IdScore]:
+def test_an_abandoned_text_is_dropped(engine: Engine) -> None:
+    async def abandon() -> list[IdLogprob]:
         for _ in range(50):
-            scorer = engine.scorer()
+            reader = engine.logprob_reader()
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.001):
-                    await scorer.read([5] * 700)
-            scorer.close()
+                async with asyncio.timeout(0):
+                    await reader.read([5] * 700)
+            reader.close()
         return await read(engine, [5, 6])
 
-    assert len(asyncio.run(leave())) == 2
+    assert len(asyncio.run(abandon())) == 2

@@ -1,49 +1,51 @@
-"""The CPU engine's process: how it begins, fails and ends."""
+"""The CPU engine's process: its start, its failures, its batch."""
 
 import asyncio
 import contextlib
 import json
 import logging
-import math
 import multiprocessing
 import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from models.base import SamplingParams, Token
 from models.engines import EngineStopped, load_engine
 from models.engines.openvino import OpenVINOEngine
-from models.engines.openvino_messages import EXACT, REPRODUCIBLE, Add, Failure, Ready, Report
-from models.engines.openvino_process import Batch, activation_group, main
-from tests.models.engines.conftest import build, collect, text_of
+from models.engines.openvino_messages import EXACT, REPRODUCIBLE, AddRequest, Failure, Ready, StepReport
+from models.engines.openvino_process import Batch, activation_group_size, main
+from tests.models.engines.conftest import build, build_paced, collect, text_of
 from training.export.openvino_ir import export_openvino
 
 
-def test_a_process_that_dies_fails_every_waiting_request_and_those_to_come(
-    artifact: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+def test_a_dying_process_fails_running_and_new_requests(
+    artifact: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("bentoml"), "propagate", True)
-    engine = OpenVINOEngine(artifact)
+    paced = build_paced("openvino", artifact, tmp_path)
+    engine = paced.engine
+    assert isinstance(engine, OpenVINOEngine)
 
-    async def both_fail() -> list[BaseException | list[Token]]:
+    async def kill_while_two_run() -> list[BaseException | list[Token]]:
         streams = [engine.stream("The", SamplingParams(700)) for _ in range(2)]
-        for stream in streams:
-            await anext(stream)
+        await paced.pace.step_until(asyncio.gather(*(anext(stream) for stream in streams)))
         assert engine.alive
         engine._process.kill()
         return await asyncio.gather(*(collect(stream) for stream in streams), return_exceptions=True)
 
-    results = asyncio.run(both_fail())
-    assert [str(result) for result in results] == ["the engine has failed; the service's log says why"] * 2
+    paced.pace.hold()
+    results = asyncio.run(kill_while_two_run())
+    assert [str(result) for result in results] == ["the engine has failed; see the service's log"] * 2
     assert all(isinstance(result, EngineStopped) for result in results)
     assert not engine.alive
     with pytest.raises(EngineStopped, match="the engine has failed"):
         asyncio.run(collect(engine.stream("The", SamplingParams(1))))
     engine.close()
-    assert "its process has ended (exit status -9)" in caplog.text
+    assert "its process has exited (exit status -9)" in caplog.text
 
 
 def test_a_model_that_cannot_be_loaded_is_an_error(artifact: Path, tmp_path: Path) -> None:
@@ -53,14 +55,14 @@ def test_a_model_that_cannot_be_loaded_is_an_error(artifact: Path, tmp_path: Pat
         OpenVINOEngine(tmp_path)
 
 
-def test_a_process_that_never_begins_is_an_error(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_cannot_start_is_an_error(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(EngineStopped, match="the engine cannot start: its process ended with 1"):
+    with pytest.raises(EngineStopped, match="the engine cannot start: its process exited with status 1"):
         OpenVINOEngine(artifact)
 
 
-def converse(directory: Path, *messages: Add) -> list[Ready | Report | Failure]:
-    """What the process's main says to `messages`, here in this process."""
+def converse(directory: Path, *messages: AddRequest) -> list[Ready | StepReport | Failure]:
+    """Run the process's main function here and return its replies to `messages`."""
     ours, theirs = multiprocessing.Pipe()
     ours.send((directory, EXACT))
     for message in messages:
@@ -75,55 +77,60 @@ def converse(directory: Path, *messages: Add) -> list[Ready | Report | Failure]:
     return answers
 
 
-def test_a_failing_step_is_told_to_the_service(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_step_is_reported_to_the_service(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(batch: Batch) -> None:
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(Batch, "step", fail)
-    assert converse(artifact, Add(0, [1], SamplingParams(4), frozenset())) == [Ready(), Failure("out of memory")]
+    assert converse(artifact, AddRequest(0, [1], SamplingParams(4), frozenset())) == [Ready(), Failure("out of memory")]
 
 
-def test_a_request_that_leaves_before_its_first_step_costs_one_at_most(artifact: Path) -> None:
+@pytest.mark.parametrize("steps", [0, 5])
+def test_a_cancelled_request_takes_no_more_than_one_step(artifact: Path, steps: int) -> None:
     batch = Batch(artifact, EXACT)
-    batch.add(Add(0, [1], SamplingParams(4), frozenset()))
+    batch.add(AddRequest(0, [1], SamplingParams(700), frozenset()))
+    for _ in range(steps):
+        batch.step()
     batch.cancel(0)
     if not batch.idle:
-        batch.step()  # at which it leaves
+        batch.step()  # the pipeline drops the request here
     assert batch.idle
 
 
-def test_reproducible_requests_have_no_company(artifact: Path) -> None:
-    wanted = [("The" * number, SamplingParams(20, temperature=2, seed=number)) for number in range(1, 9)]
+def test_reproducible_requests_are_never_batched(artifact: Path) -> None:
+    requests = [("The" * number, SamplingParams(20, temperature=2, seed=number)) for number in range(1, 9)]
 
     async def together(engine: OpenVINOEngine) -> list[list[Token]]:
-        return await asyncio.gather(*(collect(engine.stream(*each)) for each in wanted))
+        return await asyncio.gather(*(collect(engine.stream(*request)) for request in requests))
 
     with contextlib.closing(OpenVINOEngine(artifact, REPRODUCIBLE)) as engine:
-        alone = [asyncio.run(collect(engine.stream(*each))) for each in wanted]
+        alone = [asyncio.run(collect(engine.stream(*request))) for request in requests]
         before = engine.steps
         assert asyncio.run(together(engine)) == alone
         assert engine.steps - before == sum(map(len, alone))
 
 
-def test_tokens_are_handed_out_together_when_nobody_looks_for_each(artifact: Path) -> None:
-    def generate(engine: OpenVINOEngine, interval: float, *stop: str) -> list[Token]:
-        return asyncio.run(collect(engine.stream("The", SamplingParams(200, seed=3, interval=interval, stop=stop, logprobs=True))))
+def test_tokens_are_flushed_together_unless_stop_strings_need_each_token(artifact: Path) -> None:
+    def generate(engine: OpenVINOEngine, **params: Any) -> list[Token]:
+        return asyncio.run(collect(engine.stream("The", SamplingParams(200, seed=3, cumulative_logprob=True, **params))))
 
     with contextlib.closing(OpenVINOEngine(artifact, EXACT)) as engine:
-        each = generate(engine, 0)
-        (whole,) = generate(engine, math.inf)
-        some = generate(engine, 0.02)
-        assert len(generate(engine, math.inf, "no such text")) == len(each)
+        each = generate(engine)
+        (whole,) = generate(engine, final_only=True)
+        some = generate(engine, flush_interval=3600)  # longer than any machine takes
+        assert len(generate(engine, final_only=True, stop=("no such text",))) == len(each)
     assert {token.count for token in each} == {1}
     assert (some[0].count, len(some) < len(each)) == (1, True)
     for pieces in ([whole], some):
         assert text_of(pieces) == text_of(each)
         assert sum(piece.count for piece in pieces) == len(each)
-        assert sum(piece.logprob or 0 for piece in pieces) == pytest.approx(sum(token.logprob or 0 for token in each), abs=1e-3)
+        assert sum(piece.cumulative_logprob or 0 for piece in pieces) == pytest.approx(
+            sum(token.cumulative_logprob or 0 for token in each), abs=1e-3
+        )
         assert pieces[-1].finish_reason == each[-1].finish_reason
 
 
-def test_a_prompt_that_is_no_text_fails_alone(artifact: Path) -> None:
+def test_a_prompt_that_is_not_valid_unicode_fails_alone(artifact: Path) -> None:
     with contextlib.closing(OpenVINOEngine(artifact, EXACT)) as engine:
         with pytest.raises(TypeError, match="must be str"):
             asyncio.run(collect(engine.stream("half a character: \ud83d", SamplingParams(4))))
@@ -138,19 +145,19 @@ def test_a_prompt_that_is_no_text_fails_alone(artifact: Path) -> None:
         ({"hidden_size": 576, "intermediate_size": 1536}, 192),
     ],
 )
-def test_a_group_of_activations_divides_every_width_of_the_model(config: dict[str, int], width: int, tmp_path: Path) -> None:
+def test_the_activation_group_size_divides_every_width_of_the_model(config: dict[str, int], width: int, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert activation_group(tmp_path) == width
+    assert activation_group_size(tmp_path) == width
 
 
-def test_int8_is_the_same_model_within_its_rounding(artifact: Path, tmp_path: Path) -> None:
+def test_int8_weights_change_probabilities_by_their_rounding_only(artifact: Path, tmp_path: Path) -> None:
     shutil.copytree(artifact, tmp_path, dirs_exist_ok=True)
     export_openvino(artifact, tmp_path / "openvino")
     engine = load_engine(tmp_path, "openvino")
     reference = build("transformers", artifact)
     served, expected = (
-        asyncio.run(collect(each.stream("The", SamplingParams(1, temperature=0, logprobs=True)))) for each in (engine, reference)
+        asyncio.run(collect(each.stream("The", SamplingParams(1, temperature=0, cumulative_logprob=True)))) for each in (engine, reference)
     )
-    assert served[0].logprob == pytest.approx(expected[0].logprob, abs=0.05)
+    assert served[0].cumulative_logprob == pytest.approx(expected[0].cumulative_logprob, abs=0.05)
     engine.close()
     reference.close()

@@ -11,7 +11,7 @@ from models.engines.tokenization import IncrementalDetokenizer, ModelLimits, loa
 
 SIGNS = pre_tokenizers.ByteLevel.alphabet()
 BYTES = Tokenizer(models.BPE({sign: n for n, sign in enumerate(sorted(SIGNS))}, []))
-"""A token for each byte, as GPT-2's tokenizer has them; and one for the end."""
+"""A tokenizer with one token for each byte, spelled as in GPT-2's vocabulary, and an end-of-text token."""
 BYTES.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 BYTES.decoder = decoders.ByteLevel()
 BYTES.add_special_tokens(["<end>"])
@@ -20,7 +20,7 @@ EOS = BYTES.encode("<end>").ids[0]
 
 @given(st.text(max_size=40), st.booleans())
 @example("\N{REPLACEMENT CHARACTER}", False)
-def test_pieces_joined_are_the_text_and_none_is_half_a_character(text: str, ends: bool) -> None:
+def test_joined_pieces_are_the_text_and_no_piece_is_half_a_character(text: str, ends: bool) -> None:
     ids = [*BYTES.encode(text).ids, *([EOS] if ends else [])] or [EOS]
     incremental = IncrementalDetokenizer(BYTES, BYTES.encode("A").ids, frozenset([EOS]))
     reasons = [None] * (len(ids) - 1) + ["stop"]
@@ -30,12 +30,12 @@ def test_pieces_joined_are_the_text_and_none_is_half_a_character(text: str, ends
 
 
 @given(st.text(max_size=8), st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\N{REPLACEMENT CHARACTER}"), max_size=8))
-def test_no_part_of_the_prompt_is_given_again(prompt: str, text: str) -> None:
+def test_no_part_of_the_prompt_is_repeated(prompt: str, text: str) -> None:
     incremental = IncrementalDetokenizer(BYTES, BYTES.encode(prompt).ids or [EOS], frozenset([EOS]))
     assert "".join(incremental.token([id], -0.5, None).text for id in BYTES.encode(text).ids) == text
 
 
-def test_a_decoder_that_calls_its_beginning_invalid_does_not_end_the_text() -> None:
+def test_a_decoder_that_rejects_earlier_bytes_does_not_end_the_text() -> None:
     ids = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"▁so": 256}
     llama = Tokenizer(models.BPE(ids, [], byte_fallback=True))
     llama.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
@@ -43,19 +43,19 @@ def test_a_decoder_that_calls_its_beginning_invalid_does_not_end_the_text() -> N
     assert "".join(incremental.token([id], 0.0, None).text for id in (0xC3, 0xA9, 0xFF, 256)).endswith("▁so")
 
 
-def test_a_tokenizer_that_drops_the_first_space_of_a_text_does_not_drop_it_within() -> None:
+def test_a_leading_space_that_the_decoder_would_drop_is_kept_within_a_text() -> None:
     sentencepiece = Tokenizer(models.WordLevel({"▁The": 0, "▁cat": 1, "s": 2}))
     sentencepiece.decoder = decoders.Metaspace()
     incremental = IncrementalDetokenizer(sentencepiece, [0], frozenset())
     assert [incremental.token([id], 0.0, None).text for id in (1, 2, 1)] == [" cat", "s", " cat"]
 
 
-def test_what_is_cut_off_within_a_character_does_not_appear() -> None:
+def test_an_incomplete_character_at_the_end_is_dropped() -> None:
     incremental = IncrementalDetokenizer(BYTES, BYTES.encode("A").ids, frozenset([EOS]))
     assert incremental.token(BYTES.encode("é").ids[:1], 0.0, "length").text == ""
 
 
-def test_a_prompt_is_never_cut(tmp_path: Path) -> None:
+def test_a_prompt_is_never_truncated(tmp_path: Path) -> None:
     BYTES.enable_truncation(3)
     BYTES.save(str(tmp_path / "tokenizer.json"))
     BYTES.no_truncation()

@@ -1,4 +1,4 @@
-"""How the CUDA engine draws its tokens."""
+"""How the CUDA engine samples its tokens."""
 
 import numpy as np
 import pytest
@@ -8,19 +8,19 @@ from hypothesis import strategies as st
 
 from models.base import SamplingParams
 from models.engines.transformers import Sampling
-from models.sampling import _kept
+from models.sampling import candidates
 
 
 @settings(deadline=None)
 @given(st.data())
-def test_transformers_draws_as_sample_defines_it(data: st.DataObject) -> None:
+def test_the_cuda_engine_samples_like_the_reference_function(data: st.DataObject) -> None:
     draw = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     logits = draw.normal(0, data.draw(st.floats(0.1, 6)), 50)
     params = SamplingParams(
         temperature=data.draw(st.floats(0.1, 2)), top_k=data.draw(st.integers(0, 60)), top_p=data.draw(st.floats(0.01, 1))
     )
     weights = np.exp((logits - logits.max()) / params.temperature)
-    kept = _kept(weights, min(params.top_k, 50), params.top_p)
+    kept = candidates(weights, min(params.top_k, 50), params.top_p)
     uniform = draw.random(64, dtype=np.float32)
     sampling = Sampling()
     numbers = torch.tensor([[params.temperature], [float(params.top_k)], [params.top_p], [0.0]]).repeat(1, 64)
@@ -28,10 +28,10 @@ def test_transformers_draws_as_sample_defines_it(data: st.DataObject) -> None:
     scores = torch.from_numpy(logits).float().repeat(64, 1)
     assert sampling(torch.zeros(64), scores, numbers.view(torch.int32)) is scores
     output = torch.zeros(2, 64, dtype=torch.int32)
-    sampling.draw(scores, output)
+    sampling.write_sampled(scores, output)
     kept = kept[np.argsort(-weights[kept], kind="stable")]
     mass = weights[kept].cumsum()
-    far = np.abs(mass[:, None] - uniform * mass[-1]).min(0) > 1e-4 * mass[-1]  # from where rounding decides
+    far = np.abs(mass[:, None] - uniform * mass[-1]).min(0) > 1e-4 * mass[-1]  # elsewhere rounding decides
     expected = kept[np.minimum(np.searchsorted(mass, uniform * mass[-1], side="right"), len(kept) - 1)]
     cut = np.abs(np.sort(weights)[::-1].cumsum() / weights.sum() - params.top_p).min() if not params.top_k else 1
     if cut > 1e-5:
