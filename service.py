@@ -1,4 +1,4 @@
-"""The Bento: three generations of text generation behind one HTTP API."""
+"""The Bento: three generations of language models behind one HTTP API."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from models.rnn import LSTM
 from models.store import TrigenModel
 from serving.api import completions, generation, info
 from serving.api.completion_schemas import Completion, CompletionRequest, Model, ModelList, ModelName
-from serving.api.generation import Generated
 from serving.api.info import Info
 from serving.api.schemas import (
     AnswerRequest,
@@ -24,16 +23,18 @@ from serving.api.schemas import (
 )
 from serving.app import TrigenService
 from serving.settings import MAX_TIMEOUT_SECONDS, settings
-from serving.streaming import last_words
+from serving.streaming import drain_streams
 
-# Python alone: for the distributions that BentoML names, it adds a compiler and git (590 MB), which wheels do not need.
+# BentoML adds a compiler and git (590 MB) to the images of the distributions it knows; "wheels-only" is none of them.
 IMAGE = bentoml.images.Image(base_image="python:3.11-slim", distro="wheels-only", python_version="3.11")
 
+# BentoML's timeout answers the client but does not stop the work, so it must come after ours (`TRIGEN_TIMEOUT_SECONDS`).
+TRAFFIC = {"timeout": MAX_TIMEOUT_SECONDS + 60}
 
-# `settings().timeout_seconds` comes first: BentoML's own time-out answers and lets the work go on.
-@bentoml.service(name="trigen", service_class=TrigenService, image=IMAGE, traffic={"timeout": MAX_TIMEOUT_SECONDS + 60})
+
+@bentoml.service(name="trigen", service_class=TrigenService, image=IMAGE, traffic=TRAFFIC)
 class Trigen:
-    """A bigram model, an LSTM and a fine-tuned causal LM continue text; the last also answers questions."""
+    """A bigram model, an LSTM and a fine-tuned LLM continue text; the LLM also answers questions."""
 
     bigram_model = TrigenModel("bigram")
     rnn_model = TrigenModel("rnn")
@@ -49,22 +50,22 @@ class Trigen:
     @bentoml.on_deployment
     @staticmethod
     def check_settings() -> None:
-        """Stop a start with wrong settings before there is a worker: it would be started again and again."""
+        """Fail on invalid settings before BentoML starts a worker, which it would restart forever."""
         settings()
 
     @bentoml.api(route="/generate_text", input_spec=GenerateRequest, output_spec=GenerateResponse)
-    async def generate_text(self, **request: Any) -> Generated:
+    async def generate_text(self, **request: Any) -> GenerateResponse | Response:
         """Continue a prompt with the bigram model."""
         return await generation.continue_text(self.bigram, str(self.bigram_model.tag), **request)
 
     @bentoml.api(route="/generate_with_rnn", input_spec=GenerateRequest, output_spec=GenerateResponse)
-    async def generate_with_rnn(self, **request: Any) -> Generated:
+    async def generate_with_rnn(self, **request: Any) -> GenerateResponse | Response:
         """Continue a prompt with the LSTM."""
         return await generation.continue_text(self.rnn, str(self.rnn_model.tag), **request)
 
     @bentoml.api(route="/generate_with_llm", input_spec=GenerateWithLLMRequest, output_spec=GenerateResponse)
-    async def generate_with_llm(self, **request: Any) -> Generated:
-        """Continue a prompt with the fine-tuned LLM; one that ends in a question mark is asked as a question."""
+    async def generate_with_llm(self, **request: Any) -> GenerateResponse | Response:
+        """Continue a prompt with the fine-tuned LLM, or answer it if it ends in a question mark."""
         return await generation.continue_or_answer(self.llm, str(self.llm_model.tag), **request)
 
     @bentoml.api(route="/answer_question", input_spec=AnswerRequest)
@@ -74,30 +75,31 @@ class Trigen:
 
     @bentoml.api(route="/v1/completions", input_spec=CompletionRequest, output_spec=Completion)
     async def create_completion(self, **request: Any) -> Completion | Response:
-        """Complete prompts with any of the models, as OpenAI's clients ask for it."""
-        asked = CompletionRequest.model_construct(**request)
-        return await completions.create_completion(self.models[asked.model], str(self.stored[asked.model].tag), asked)
+        """Complete prompts with any of the models, in the format of OpenAI's API."""
+        completion_request = CompletionRequest.model_construct(**request)
+        name = completion_request.model
+        return await completions.create_completion(self.models[name], str(self.stored[name].tag), completion_request)
 
     def list_models(self) -> ModelList:
-        """The models, as OpenAI's clients ask for them."""
+        """List the models in the format of OpenAI's API."""
         return info.list_models(self.stored)
 
     def get_model(self, name: str) -> Model:
-        """One of them."""
+        """Return one entry of `list_models`."""
         return info.find_model(self.stored, name)
 
     def info(self) -> Info:
-        """The models that are served, how they were made and what they reached, and the limits of a request."""
+        """Return the models with their training data and metrics, and the limits of a request."""
         return info.describe(self.stored, self.llm.engine.limits.context_length, settings())
 
     async def __is_alive__(self) -> bool:
-        """What `/livez` and `/readyz` ask: without its engine the service should be started again."""
+        """Answer `/livez` and `/readyz`: without its engine the service needs a restart."""
         return self.llm.engine.alive
 
     __is_ready__ = __is_alive__
 
     @bentoml.on_shutdown
     async def close(self) -> None:
-        """Let streams end, and stop the engine."""
-        await last_words()
+        """Wait for the streams' last events, then stop the engine."""
+        await drain_streams()
         self.llm.close()

@@ -1,4 +1,4 @@
-"""What `service.py` calls: request and response schemas, generation, errors, settings."""
+"""The HTTP side of `service.py`: routes, validation, admission, streaming, errors and settings."""
 
 __version__ = "1.0.0"
-"""Of the HTTP contract, which `docs/openapi.json` holds."""
+"""The version of the HTTP API in `docs/openapi.json`."""

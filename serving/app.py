@@ -1,6 +1,5 @@
-"""The HTTP application around the service: BentoML's own, with routes that are read, its OpenAPI document and every error in one shape."""
+"""The HTTP application: BentoML's, with `GET` routes, our OpenAPI document, Swagger UI, and every error in one shape."""
 
-import asyncio
 import logging
 from pathlib import Path
 
@@ -14,86 +13,75 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
+from serving.cancellation import with_cancellation
 from serving.middleware import ContractMiddleware
 from serving.openapi import Document, document
 from serving.problems import Problem
 from serving.settings import settings
 
-WATCH_SECONDS = 0.5
-"""How often a request under way is looked at: whether its client is still there and its time not over."""
-
-SWAGGER = Path(__file__).parent / "swagger.html"
+SWAGGER_PAGE = Path(__file__).parent / "swagger.html"
 
 logger = logging.getLogger("bentoml.trigen")
 
 
 class TrigenAppFactory(ServiceAppFactory):
-    """BentoML's application, except for what it answers when something is wrong."""
+    """Builds the application of one worker."""
 
     def __call__(self) -> Starlette:
-        """Build the application of one worker."""
+        """Return BentoML's application with the `GET` routes and the error format of this service."""
         app: Starlette = super().__call__()
         app.add_route("/info", self.info, methods=["GET"])
-        app.add_route("/v1/models", self.models, methods=["GET"])
-        app.add_route("/v1/models/{model}", self.model, methods=["GET"])
-        app.add_exception_handler(HTTPException, _framework_error)
-        app.router.redirect_slashes = False  # what is not documented is not there
+        app.add_route("/v1/models", self.list_models, methods=["GET"])
+        app.add_route("/v1/models/{model}", self.get_model, methods=["GET"])
+        app.add_exception_handler(HTTPException, _http_exception_response)
+        app.router.redirect_slashes = False  # a path with a trailing slash is not in the OpenAPI document: answer 404
         return app
 
     @property
     def middlewares(self) -> list[Middleware]:
-        """BentoML's, and within them the contract's. A stream is one span in a trace, not one more for each of its events, which took a
-        quarter of their time.
-        """
+        """BentoML's middlewares, with `ContractMiddleware` innermost."""
         middlewares: list[Middleware] = super().middlewares
         for middleware in middlewares:
             if isinstance(middleware.cls, type) and issubclass(middleware.cls, OpenTelemetryMiddleware):
+                # A span for each event would take a quarter of a stream's time.
                 middleware.kwargs["exclude_spans"] = ["send"]
         return [*middlewares, Middleware(ContractMiddleware)]
 
     async def index_page(self, _: Request) -> Response:
-        """Swagger UI, from BentoML's files alone: its own page asks another host who looks at it."""
-        return FileResponse(SWAGGER)
+        """`GET /`: Swagger UI. BentoML's page loads scripts from a third party; this one uses BentoML's local copies."""
+        return FileResponse(SWAGGER_PAGE)
 
     async def api_endpoint(self, name: str, request: Request) -> Response:
-        """Run one API until it answers, its client leaves or its time is over; then it stops computing.
+        """Call one API of the service.
 
-        A `Problem` is the client's to read, anything else the operator's: the log has its traceback, and the client gets
-        a 500 that says nothing of it.
+        A `Problem` becomes the response. Any other exception goes to the log with its traceback, and the client gets a 500 without
+        details.
         """
-        work = asyncio.ensure_future(super().api_endpoint(name, request))
-        deadline = asyncio.get_running_loop().time() + settings().timeout_seconds
+        handler = super().api_endpoint(name, request)
         try:
-            while not (await asyncio.wait([work], timeout=WATCH_SECONDS))[0]:
-                if asyncio.get_running_loop().time() > deadline:
-                    raise Problem.timeout()
-                if getattr(request.state, "body_was_read", False) and await request.is_disconnected():
-                    raise Problem(400, "the client left before it was answered")
-            response: Response = work.result()
+            response: Response = await with_cancellation(handler, request, settings().timeout_seconds)
         except Problem as problem:
             return problem.response()
         except Exception:
             logger.exception("%s failed", request.url.path)
             return Problem.internal().response()
-        finally:
-            work.cancel()
         return response
 
     async def info(self, _: Request) -> Response:
         """`GET /info`: see `service.Trigen.info`."""
         return _json(self._service_instance.info())
 
-    async def models(self, _: Request) -> Response:
+    async def list_models(self, _: Request) -> Response:
         """`GET /v1/models`: see `service.Trigen.list_models`."""
         return _json(self._service_instance.list_models())
 
-    async def model(self, request: Request) -> Response:
+    async def get_model(self, request: Request) -> Response:
         """`GET /v1/models/{model}`: see `service.Trigen.get_model`."""
         return _json(self._service_instance.get_model(request.path_params["model"]))
 
 
-async def _framework_error(request: Request, error: Exception) -> Response:
-    """Unknown routes and methods (404, 405), and whatever else Starlette raises."""
+async def _http_exception_response(request: Request, error: Exception) -> Response:
+    """Return the response to an unknown route (404), a wrong method (405) or any other HTTPException of Starlette."""
     assert isinstance(error, HTTPException)
     response = Problem(error.status_code, f"{request.method} {request.url.path}: {error.detail}").response()
     response.headers.update(error.headers or {})
@@ -105,7 +93,7 @@ def _json(model: BaseModel) -> Response:
 
 
 class TrigenService(bentoml.Service):
-    """`service_class` of the service: BentoML asks it for the application, and for the OpenAPI document."""
+    """The `service_class` of `service.Trigen`: supplies BentoML with our application and OpenAPI document."""
 
     @property
     def openapi_spec(self) -> Document:

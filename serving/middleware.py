@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, the key that it must bring, and an answer whatever happens."""
+"""The middleware around every request: request id, API key, admission and a response to any uncaught exception."""
 
 import hmac
 import logging
@@ -9,20 +9,19 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.admission import ADMISSION
-from serving.problems import REQUEST, Problem
+from serving.problems import REQUEST_SCOPE, Problem
 from serving.settings import settings
 
 logger = logging.getLogger("bentoml.trigen")
 
 OPEN_PATHS = ("/", "/docs.json", "/schema.json", "/livez", "/readyz", "/healthz", "/metrics")
-"""What needs no key, beside static files: the documentation, and what those ask who operate the service."""
+"""Paths that need no key, besides static files: documentation, probes and metrics."""
 
 
 class ContractMiddleware:
-    """Names each request in the header `X-Request-ID`, asks for the key, if the settings have one, counts a request's texts as ended when
-    it is answered, and answers what nobody else did.
+    """Adds the `X-Request-ID` header, checks the API key, turns exceptions into responses, and ends the request's admission.
 
-    The id is that of the request's span, with which BentoML's log marks every line.
+    The request id is the span id, which BentoML prints in every log line of the request.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -35,27 +34,27 @@ class ContractMiddleware:
             return
         request_id = f"{get_current_span().get_span_context().span_id or secrets.randbits(64):016x}"
         scope.setdefault("state", {})["request_id"] = request_id
-        REQUEST.set(scope)
-        begun = False
+        REQUEST_SCOPE.set(scope)
+        response_started = False
 
-        async def named(message: Message) -> None:
-            nonlocal begun
+        async def send_with_request_id(message: Message) -> None:
+            nonlocal response_started
             if message["type"] == "http.response.start":
-                begun = True
+                response_started = True
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
             await send(message)
 
         try:
             if not _is_authorized(Request(scope)):
                 raise Problem.unauthorized()
-            await self.app(scope, receive, named)
+            await self.app(scope, receive, send_with_request_id)
         except Problem as problem:
-            await problem.response()(scope, receive, named)
+            await problem.response()(scope, receive, send_with_request_id)
         except Exception:
-            if begun:
+            if response_started:
                 raise
             logger.exception("%s failed", scope["path"])
-            await Problem.internal().response()(scope, receive, named)
+            await Problem.internal().response()(scope, receive, send_with_request_id)
         finally:
             ADMISSION.release(scope)
 
@@ -64,5 +63,5 @@ def _is_authorized(request: Request) -> bool:
     key, path = settings().api_key, request.url.path
     if key is None or path in OPEN_PATHS or path.startswith("/static_content/"):
         return True
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), key.get_secret_value().encode())
+    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+    return scheme.lower() == "bearer" and hmac.compare_digest(credentials.strip().encode(), key.get_secret_value().encode())

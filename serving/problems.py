@@ -1,28 +1,46 @@
-"""Every error has one shape: RFC 9457 problem details, `application/problem+json`; on `/v1`, where OpenAI's clients ask, OpenAI's."""
+"""Errors in one shape: RFC 9457 problem details (`application/problem+json`), or OpenAI's error object for routes under `/v1`."""
 
 from contextvars import ContextVar
 from http import HTTPStatus
 from typing import Any, Self
 
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from starlette.responses import JSONResponse
 from starlette.types import Scope
 
 from serving.settings import settings
 
-Fault = dict[str, Any]
-"""What is wrong with one field: `loc` (the path to it), `msg` and `type`, as pydantic gives them."""
-
-REQUEST: ContextVar[Scope] = ContextVar("REQUEST")
-"""The request that is being answered; its `state` has the `request_id`. `serving/middleware.py` sets both."""
+REQUEST_SCOPE: ContextVar[Scope] = ContextVar("REQUEST_SCOPE")
+"""The ASGI scope of the current request; its `state` holds the `request_id`. `serving/middleware.py` sets both."""
 
 RETRY_SECONDS = 1
-"""What a client is told to wait before it asks a busy service again."""
+"""The `Retry-After` of a busy service."""
 OPENAI_PATH = "/v1"
 
 
+class Fault(BaseModel):
+    """An error in one field."""
+
+    loc: list[str | int] = Field(description="The path to the field.", examples=[["length"]])
+    msg: str = Field(description="The error message.", examples=["Input should be greater than or equal to 1"])
+    type: str = Field(description="The error code.", examples=["greater_than_equal"])
+
+
+class ProblemDetails(BaseModel):
+    """An error response in the format of RFC 9457 (https://www.rfc-editor.org/rfc/rfc9457)."""
+
+    type: str = Field(
+        description="A URI that identifies the problem type; `about:blank` means that the status says it all.", examples=["about:blank"]
+    )
+    title: str = Field(description="The status phrase.", examples=["Unprocessable Entity"])
+    status: int = Field(description="The HTTP status code.", examples=[422])
+    detail: str = Field(description="The cause and the remedy.", examples=["length: Input should be greater than or equal to 1"])
+    request_id: str = Field(description="The request's id, as in the `X-Request-ID` header and in the service's log.")
+    errors: list[Fault] | None = Field(default=None, description="Every invalid field of the request body.")
+
+
 class Problem(Exception):
-    """An error to answer a request with."""
+    """An error that becomes the response to the current request."""
 
     def __init__(
         self,
@@ -35,74 +53,84 @@ class Problem(Exception):
     ) -> None:
         super().__init__(detail)
         self.status, self.detail, self.errors = status, detail, errors
-        self.code = code or (errors[0]["type"] if errors else None)
+        self.code = code or (errors[0].type if errors else None)
         self.headers = headers or {}
 
     @classmethod
     def timeout(cls) -> Self:
-        """504: the time that a request may take is over."""
-        return cls(504, f"not answered within {settings().timeout_seconds} s: ask for less, or when there is less to do", code="timeout")
+        """504: the request exceeded `TRIGEN_TIMEOUT_SECONDS`."""
+        detail = f"The request took longer than {settings().timeout_seconds} seconds. Ask for less text, or retry later."
+        return cls(504, detail, code="timeout")
 
     @classmethod
     def internal(cls) -> Self:
-        """500: the client cannot help it, and reads nothing of the cause."""
-        return cls(500, "the service failed to answer; its log says why")
+        """500: the service failed. The client learns nothing about the cause."""
+        return cls(500, "The service failed to answer; see its log for the cause.")
 
     @classmethod
     def busy(cls, limit: int) -> Self:
-        """429: as much is under way as may be."""
-        detail = f"{limit} texts are being generated or wait to be, which is as many as may be: ask again later"
+        """429: the service already generates `limit` texts."""
+        detail = f"The service is busy: it generates up to {limit} texts at once. Retry in {RETRY_SECONDS} s."
         return cls(429, detail, code="too_many_requests", headers={"retry-after": str(RETRY_SECONDS)})
 
     @classmethod
     def unauthorized(cls) -> Self:
-        """401: no key, or a wrong one."""
-        detail = "send the service's key: Authorization: Bearer KEY"
+        """401: the API key is missing or wrong."""
+        detail = "Send the service's API key in the header `Authorization: Bearer KEY`."
         return cls(401, detail, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
 
     @property
-    def details(self) -> dict[str, Any]:
-        """https://www.rfc-editor.org/rfc/rfc9457; `errors` and `request_id` are extensions."""
-        body = {"type": "about:blank", "title": HTTPStatus(self.status).phrase, "status": self.status, "detail": self.detail}
-        body["request_id"] = REQUEST.get()["state"]["request_id"]
-        return body if self.errors is None else body | {"errors": self.errors}
+    def details(self) -> ProblemDetails:
+        """The body in the format of RFC 9457; `errors` and `request_id` are extensions."""
+        details = ProblemDetails(
+            type="about:blank",
+            title=HTTPStatus(self.status).phrase,
+            status=self.status,
+            detail=self.detail,
+            request_id=REQUEST_SCOPE.get()["state"]["request_id"],
+        )
+        if self.errors is not None:  # left unset otherwise, so that the JSON has no `"errors": null`
+            details.errors = self.errors
+        return details
 
     @property
     def openai_error(self) -> dict[str, Any]:
-        """The `error` of https://platform.openai.com/docs/guides/error-codes, and `request_id`."""
+        """The error object of https://platform.openai.com/docs/guides/error-codes, with the `request_id`."""
         return {
             "message": self.detail,
             "type": "server_error" if self.status >= 500 else "rate_limit_error" if self.status == 429 else "invalid_request_error",
-            "param": str(self.errors[0]["loc"][0]) if self.errors and self.errors[0]["loc"] else None,
+            "param": str(self.errors[0].loc[0]) if self.errors and self.errors[0].loc else None,
             "code": self.code,
-            "request_id": REQUEST.get()["state"]["request_id"],
+            "request_id": REQUEST_SCOPE.get()["state"]["request_id"],
         }
 
     def response(self) -> JSONResponse:
-        """The answer to `REQUEST`. OpenAI's API answers a wrong field with 400."""
-        path = REQUEST.get()["path"]
+        """Return the response to the current request. OpenAI's API reports an invalid field as 400, not 422."""
+        path = REQUEST_SCOPE.get()["path"]
         if path == OPENAI_PATH or path.startswith(f"{OPENAI_PATH}/"):
             return JSONResponse({"error": self.openai_error}, 400 if self.status == 422 else self.status, headers=self.headers)
-        return JSONResponse(self.details, self.status, headers=self.headers, media_type="application/problem+json")
+        body = self.details.model_dump(exclude_unset=True)
+        return JSONResponse(body, self.status, headers=self.headers, media_type="application/problem+json")
+
+
+MESSAGES = {
+    "extra_forbidden": "Unknown field; remove it",
+    "string_pattern_mismatch": "Input should not be blank",
+}
+"""Replacements for pydantic's messages, by error type."""
 
 
 def invalid_body(error: ValidationError) -> Problem:
-    """422, naming each field that is wrong; 400 where the body is no JSON at all."""
-    faults: list[Fault] = [
-        {"loc": list(fault["loc"]), "msg": _MESSAGES.get(fault["type"], fault["msg"]), "type": fault["type"]}
-        for fault in error.errors(include_url=False, include_context=False, include_input=False)
+    """Return the problem for a body that fails validation: 422 with every invalid field, or 400 if the body is not JSON."""
+    faults = [
+        Fault(loc=list(details["loc"]), msg=MESSAGES.get(details["type"], details["msg"]), type=details["type"])
+        for details in error.errors(include_url=False, include_context=False, include_input=False)
     ]
-    if faults[0]["type"] == "json_invalid":
-        return Problem(400, f"the body is not valid JSON: {faults[0]['msg'].removeprefix('Invalid JSON: ')}", faults)
-    return Problem(422, "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}" for fault in faults), faults)
-
-
-_MESSAGES = {
-    "extra_forbidden": "this field is not known here and would have no effect: leave it out",
-    "string_pattern_mismatch": "it must not be blank",
-}
+    if faults[0].type == "json_invalid":
+        return Problem(400, f"The body is not valid JSON: {faults[0].msg.removeprefix('Invalid JSON: ')}", faults)
+    return Problem(422, "; ".join(f"{'.'.join(map(str, fault.loc)) or 'body'}: {fault.msg}" for fault in faults), faults)
 
 
 def invalid_field(name: str, message: str, type: str) -> Problem:
-    """422 for a field whose value turned out wrong after the schema accepted it."""
-    return Problem(422, f"{name}: {message}", [{"loc": [name], "msg": message, "type": type}])
+    """Return the problem for a field that passes the schema but turns out to be invalid later (422)."""
+    return Problem(422, f"{name}: {message}", [Fault(loc=[name], msg=message, type=type)])

@@ -1,4 +1,8 @@
-"""A text as it comes: Server-Sent Events (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
+"""Responses as Server-Sent Events (https://html.spec.whatwg.org/multipage/server-sent-events.html).
+
+sse-starlette 3.7 would not make this module simpler. It also pings busy streams, ends streams at SIGTERM instead of at the end of uvicorn's
+grace period, cannot send a last event once uvicorn has cancelled the stream, and leaves deadlines and early errors to the caller.
+"""
 
 import asyncio
 import contextlib
@@ -13,97 +17,118 @@ from serving.problems import Problem
 from serving.settings import settings
 
 LAST_EVENT_SECONDS = 5
-"""What a client may take to read that its time is over."""
+"""The time to send a stream's last event after its deadline or its cancellation."""
 PING = b": still there\n\n"
-"""A comment, which clients skip."""
+"""An SSE comment, which clients skip."""
 
 logger = logging.getLogger("bentoml.trigen")
-_under_way: "set[asyncio.Task[None]]" = set()
+_open_streams: set[asyncio.Task[None]] = set()
 T = TypeVar("T")
 
 
+class ServiceStopping(Exception):
+    """The service is stopping, and uvicorn has cancelled the stream."""
+
+
 class EventStream(StreamingResponse):
-    """Events as they come. The client that leaves ends the work, and so does the time that a request may take, be it that the client does
-    not read. While there is nothing to tell, a comment says that somebody is still there.
+    """A response that sends events as its source produces them, and pings while the source is silent.
+
+    It stops the source when the client disconnects, at the request's deadline and when the service stops. A client that does not read
+    delays none of these.
     """
 
-    def __init__(self, source: "_Source[Any]", events: AsyncGenerator[str]) -> None:
-        # Proxies must not collect the events: nginx asks for the header of that name.
+    def __init__(self, items: "_LimitedItems[Any]", events: AsyncGenerator[str]) -> None:
+        # `x-accel-buffering` tells nginx not to buffer the events.
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         super().__init__((f"data: {event}\n\n" async for event in events), media_type="text/event-stream", headers=headers)
-        self._source = source
+        self._items = items
 
     @classmethod
-    async def begin(cls, items: AsyncGenerator[T], events: Callable[[AsyncIterator[T]], AsyncGenerator[str]]) -> "EventStream":
-        """Answer with what `events` makes of `items`: the `data` of each event.
+    async def open(cls, items: AsyncGenerator[T], encode: Callable[[AsyncIterator[T]], AsyncGenerator[str]]) -> "EventStream":
+        """Return a stream of `items`, which `encode` turns into the `data` of each event.
 
-        What goes wrong before the first item is raised here, so that it can be answered with a status of its own, unless nothing comes for
-        as long as a stream may be silent. What goes wrong later is raised in `events`, which has the last word; so are `TimeoutError`, when
-        the request's time is over, and `ServiceStops`.
+        Raises any error before the first item, so that it can become a response with its own status. The wait for that item is limited to
+        the ping interval. Later errors are raised inside `encode`, which can report them in a last event: those of the source,
+        `TimeoutError` at the request's deadline, and `ServiceStopping`.
         """
-        source = _Source(items)
-        await source.wait()
-        return cls(source, events(source))
+        limited_items = _LimitedItems(items)
+        await limited_items.wait_for_first()
+        return cls(limited_items, encode(limited_items))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer."""
-        loop, spoken, more = asyncio.get_running_loop(), 0.0, False
-
-        async def noting(message: Message) -> None:
-            nonlocal spoken, more
-            spoken, more = loop.time(), message.get("more_body", message["type"] == "http.response.start")
-            await send(message)
-
-        async def ping() -> None:
-            silence = settings().ping_seconds
-            while True:
-                await asyncio.sleep(max(spoken + silence - loop.time(), 0.01))
-                if more and loop.time() >= spoken + silence:
-                    await noting({"type": "http.response.body", "body": PING, "more_body": True})
-
-        async def answer() -> None:
-            pinging = asyncio.ensure_future(ping())
-            try:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout_at(self._source.deadline + LAST_EVENT_SECONDS):
-                        await super(EventStream, self).__call__(scope, receive, noting)
-            finally:
-                pinging.cancel()
-                await self._source.aclose()
-
-        # A task of its own: a server that stops cancels this one, wherever it is, be it in the middle of sending.
-        answering = asyncio.ensure_future(answer())
-        _under_way.add(answering)
-        answering.add_done_callback(_under_way.discard)
+        """Send the response. When uvicorn cancels this call because the service stops, end the stream with a last event."""
+        # A separate task, because the cancellation may arrive while an event is being sent, and must not cut that event off.
+        stream = asyncio.create_task(self._send_all(scope, receive, send))
+        _open_streams.add(stream)
+        stream.add_done_callback(_open_streams.discard)
         try:
-            await asyncio.shield(answering)
+            await asyncio.shield(stream)
         except asyncio.CancelledError:
-            self._source.stop()
-            await last_words()
+            self._items.stop()
+            await drain_streams()
+
+    async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
+        connection = _PingedConnection(send)
+        pings = asyncio.create_task(connection.ping())
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(self._items.deadline + LAST_EVENT_SECONDS):
+                    await super().__call__(scope, receive, connection.send)
+        finally:
+            pings.cancel()
+            await self._items.aclose()
 
 
-async def last_words() -> None:
-    """Wait until the streams that were cancelled have said so: a server that stops ends its process without asking them."""
-    if _under_way:
-        await asyncio.wait(_under_way, timeout=LAST_EVENT_SECONDS)
+async def drain_streams() -> None:
+    """Wait until the open streams have sent their last events. Neither uvicorn nor BentoML waits for cancelled streams."""
+    if _open_streams:
+        await asyncio.wait(_open_streams, timeout=LAST_EVENT_SECONDS)
 
 
-class ServiceStops(Exception):
-    """The service stops while a stream is under way."""
+def stream_problem(error: Exception) -> Problem:
+    """Return the problem that a stream's last event reports for `error`. Log unexpected errors."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, TimeoutError):
+        return Problem.timeout()
+    logger.error("a stream failed", exc_info=error)
+    return Problem.internal()
 
 
-class _Source(Generic[T]):
-    """Items, of which the first may have been waited for already; none comes after the time that a request may take, nor after `stop`."""
+class _PingedConnection:
+    """The sending side of a response, which sends a ping whenever the response has been silent for the ping interval."""
 
-    def __init__(self, items: AsyncGenerator[T]) -> None:
-        self._items = items
-        self._first: asyncio.Future[T] | None = asyncio.ensure_future(anext(items))
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._last_sent = 0.0
+        self._is_open = False
+
+    async def send(self, message: Message) -> None:
+        self._last_sent = asyncio.get_running_loop().time()
+        self._is_open = message.get("more_body", message["type"] == "http.response.start")
+        await self._send(message)
+
+    async def ping(self) -> None:
+        """Send pings until cancelled."""
+        loop, interval = asyncio.get_running_loop(), settings().ping_seconds
+        while True:
+            await asyncio.sleep(max(self._last_sent + interval - loop.time(), 0.01))
+            if self._is_open and loop.time() >= self._last_sent + interval:
+                await self.send({"type": "http.response.body", "body": PING, "more_body": True})
+
+
+class _LimitedItems(Generic[T]):
+    """The items of a source until the request's deadline or `stop`. The first one is requested at once."""
+
+    def __init__(self, source: AsyncGenerator[T]) -> None:
+        self._source = source
+        self._first: asyncio.Future[T] | None = asyncio.ensure_future(anext(source))
         self.deadline = asyncio.get_running_loop().time() + settings().timeout_seconds
-        self._reader: asyncio.Task[Any] | None = None
+        self._timeout: asyncio.Timeout | None = None
         self._stopped = False
 
-    async def wait(self) -> None:
-        """Wait for the first item, but no longer than a stream may be silent. Raises what is wrong with it."""
+    async def wait_for_first(self) -> None:
+        """Wait for the first item, up to the ping interval. Raises the source's error."""
         assert self._first
         try:
             await asyncio.wait([self._first], timeout=settings().ping_seconds)
@@ -118,41 +143,29 @@ class _Source(Generic[T]):
 
     async def __anext__(self) -> T:
         if self._stopped:
-            raise ServiceStops
-        self._reader = asyncio.current_task()
+            raise ServiceStopping
         try:
-            async with asyncio.timeout_at(self.deadline):
+            async with asyncio.timeout_at(self.deadline) as self._timeout:
                 if self._first:
                     first, self._first = self._first, None
                     return await first
-                return await anext(self._items)
-        except asyncio.CancelledError:
-            if self._stopped and self._reader:
-                self._reader.uncancel()
-                raise ServiceStops from None
+                return await anext(self._source)
+        except TimeoutError:
+            if self._stopped:
+                raise ServiceStopping from None
             raise
         finally:
-            self._reader = None
+            self._timeout = None
 
     def stop(self) -> None:
-        """Raise `ServiceStops` in who waits for the next item, or asks for it."""
+        """Raise `ServiceStopping` from the pending or the next `__anext__`."""
         self._stopped = True
-        if self._reader:
-            self._reader.cancel()
+        if self._timeout:
+            self._timeout.reschedule(asyncio.get_running_loop().time())
 
     async def aclose(self) -> None:
-        """Stop the work."""
+        """Close the source."""
         if self._first:
             self._first.cancel()
             await asyncio.gather(self._first, return_exceptions=True)
-        await self._items.aclose()
-
-
-def stream_problem(error: Exception) -> Problem:
-    """What a stream's last event tells of an error."""
-    if isinstance(error, Problem):
-        return error
-    if isinstance(error, TimeoutError):
-        return Problem.timeout()
-    logger.error("a stream failed", exc_info=error)
-    return Problem.internal()
+        await self._source.aclose()

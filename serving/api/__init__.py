@@ -1,1 +1,1 @@
-"""The routes: their requests, their answers, and what happens between."""
+"""The routes: request and response bodies, and the code that answers requests."""

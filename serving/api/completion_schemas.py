@@ -1,4 +1,6 @@
-"""The bodies of `/v1`: OpenAI's completions (https://platform.openai.com/docs/api-reference/completions), as far as they have an effect."""
+"""The bodies of `/v1`: the subset of OpenAI's completions API that has an effect here
+(https://platform.openai.com/docs/api-reference/completions).
+"""
 
 from typing import Annotated, Any, Literal, get_args
 
@@ -9,14 +11,16 @@ from typing_extensions import TypeAliasType
 
 from models.base import FinishReason
 from serving.api.schemas import AnyInteger, Int64, RequestBody, Seed, StreamFinishReason
-from serving.problems import Problem, invalid_field
+from serving.problems import Fault, Problem, invalid_field
 
 ModelName = TypeAliasType("ModelName", Literal["bigram", "rnn", "llm"])
-PROMPTS, CHOICES = 16, 8
-"""Prompts of a request, and texts for each, at most."""
+MAX_PROMPTS = 16
+MAX_CHOICES = 8
+"""Texts for each prompt."""
+MAX_STOP_STRINGS = 8
 
 DONE = "[DONE]"
-"""The `data` of a stream's last event, as OpenAI's clients expect."""
+"""The `data` of the event that ends a stream for OpenAI's clients."""
 
 Text = Annotated[str, Field(min_length=1, max_length=20_000)]
 Ids = Annotated[list[Annotated[int, Field(ge=0), AnyInteger]], Field(min_length=1, max_length=20_000)]
@@ -25,28 +29,28 @@ TokenLogprobs = TypeAliasType("TokenLogprobs", dict[str, LogProbability])
 StopString = Annotated[str, Field(min_length=1)]
 Prompt = (
     Text
-    | Annotated[list[Text], Field(min_length=1, max_length=PROMPTS)]
+    | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS)]
     | Ids
-    | Annotated[list[Ids], Field(min_length=1, max_length=PROMPTS)]
+    | Annotated[list[Ids], Field(min_length=1, max_length=MAX_PROMPTS)]
 )
 
-
-_KINDS = {
-    "prompt": f"it must be a text that is not empty, or up to {PROMPTS} of them, or for the llm ids of its tokenizer, or such lists",
-    "stop": "it must be a text that is not empty, or up to 8 of them",
+_UNION_MESSAGES = {
+    "prompt": f"Input should be a non-empty string, a list of token ids (llm only), or a list of up to {MAX_PROMPTS} of either",
+    "stop": f"Input should be a non-empty string or a list of up to {MAX_STOP_STRINGS} such strings",
 }
+"""One message for a field with several types; pydantic reports an error for each type."""
 
 
 class StreamOptions(BaseModel):
-    """How a stream is sent."""
+    """Options of a stream."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    include_usage: bool = Field(False, description="Send the usage in a last event of its own, without choices, as OpenAI does.")
+    include_usage: bool = Field(False, description="Send the usage in a separate last chunk without choices, as OpenAI does.")
 
 
 class CompletionRequest(RequestBody):
-    """What to complete, and how. Parameters of OpenAI's that are not listed would have no effect and are refused."""
+    """A completion request. OpenAI's other parameters would have no effect and are rejected."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -65,51 +69,51 @@ class CompletionRequest(RequestBody):
         }
     )
 
-    model: ModelName = Field(description="Which model completes.", examples=["llm"])
+    model: ModelName = Field(description="The model to use.", examples=["llm"])
     prompt: Prompt = Field(
-        description="The text to continue, or several; the llm also takes ids of its tokenizer, a list for each text.", examples=["The"]
+        description="One or more prompts to complete. For the llm, a prompt may also be a list of token ids.", examples=["The"]
     )
     max_tokens: Annotated[int, Field(ge=0, le=1_024), AnyInteger] | None = Field(
-        16, description="New tokens at most; 0 with `echo` reads the prompt alone."
+        16, description="Maximum number of new tokens; 0 with `echo` and `logprobs` evaluates the prompt alone."
     )
-    temperature: float | None = Field(1, ge=0, le=2, description="0 takes the most probable token each time.")
-    top_p: float | None = Field(1, gt=0, le=1, description="Sample among the most probable tokens that together reach this probability.")
-    n: Annotated[int, Field(ge=1, le=CHOICES), AnyInteger] | None = Field(1, description="How many texts for each prompt.")
-    stop: StopString | Annotated[list[StopString], Field(max_length=8)] | None = Field(
-        None, description="The text ends before the first of these strings."
+    temperature: float | None = Field(1, ge=0, le=2, description="Sampling temperature; 0 always takes the most probable token.")
+    top_p: float | None = Field(1, gt=0, le=1, description="Sample from the most probable tokens whose probabilities add up to this value.")
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES), AnyInteger] | None = Field(1, description="Number of texts for each prompt.")
+    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)] | None = Field(
+        None, description="Generation stops before the first of these strings."
     )
-    seed: Seed | None = Field(None, description="Same seed, same text (the llm's: with TRIGEN_REPRODUCIBLE).")
-    echo: bool | None = Field(False, description="Begin each text with its prompt.")
+    seed: Seed | None = Field(
+        None, description="The same seed gives the same text (for the llm, only with TRIGEN_REPRODUCIBLE). Default: random."
+    )
+    echo: bool | None = Field(False, description="Put the prompt before each text.")
     logprobs: Annotated[int, Field(ge=0, le=5), AnyInteger] | None = Field(
         None,
-        description="Tell the log-probability of each token, under `echo` of the prompt's too, and of so many alternatives.",
+        description="Return the log-probability of each token, with `echo` also those of the prompt, and this many alternatives for each.",
     )
-    stream: bool | None = Field(False, description="Answer with Server-Sent Events, each a CompletionChunk, and `[DONE]` in the end.")
-    stream_options: StreamOptions | None = Field(None, description="Goes with `stream`.")
+    stream: bool | None = Field(False, description="Send Server-Sent Events, each with a CompletionChunk, and `[DONE]` at the end.")
+    stream_options: StreamOptions | None = Field(None, description="Options of the stream; requires `stream`.")
 
     @field_validator("stream_options")
     @classmethod
-    def goes_with_stream(cls, options: StreamOptions | None, info: ValidationInfo) -> StreamOptions | None:
-        """Refuse what would have no effect."""
+    def require_stream(cls, options: StreamOptions | None, info: ValidationInfo) -> StreamOptions | None:
+        """Reject options that would have no effect."""
         if options and not info.data.get("stream"):
-            raise PydanticCustomError("no_effect", "has an effect only where stream is true")
+            raise PydanticCustomError("no_effect", "Requires stream to be true")
         return options
 
     @classmethod
     def problem(cls, error: ValidationError) -> Problem:
-        """See `RequestBody`. To ask for a model that is not there is 404, as OpenAI has it. A field that can be of several kinds is wrong
-        once, not once for each of them.
-        """
-        for fault in error.errors(include_url=False):
-            if fault["loc"] == ("model",) and isinstance(fault["input"], str):
-                return no_such_model(fault["input"])
-            if len(fault["loc"]) > 1 and (wanted := _KINDS.get(str(fault["loc"][0]))):
-                return invalid_field(str(fault["loc"][0]), wanted, "wrong_kind")
+        """Return the response to an invalid body: 404 for an unknown model, as OpenAI has it, else one error for each invalid field."""
+        for details in error.errors(include_url=False):
+            if details["loc"] == ("model",) and isinstance(details["input"], str):
+                return unknown_model(details["input"])
+            if len(details["loc"]) > 1 and (message := _UNION_MESSAGES.get(str(details["loc"][0]))):
+                return invalid_field(str(details["loc"][0]), message, "wrong_kind")
         return super().problem(error)
 
     @property
     def prompts(self) -> list[str | list[int]]:
-        """The prompts, however many there are."""
+        """The prompts as a list, even if there is only one."""
         prompt: Any = self.prompt
         return prompt if isinstance(prompt, list) and not isinstance(prompt[0], int) else [prompt]
 
@@ -120,57 +124,59 @@ class CompletionRequest(RequestBody):
 
 
 class Logprobs(BaseModel):
-    """Of each token in its place, in lists of the same length."""
+    """The log-probabilities of a text, in lists with one entry for each token."""
 
-    tokens: list[str] = Field(description="The tokens; one that is no whole character, as the vocabulary spells it.")
+    tokens: list[str] = Field(description="The tokens. A token that is only part of a character is spelled as in the vocabulary.")
     token_logprobs: list[float | None] = Field(
-        description="Natural logarithms of their probabilities, before temperature and top_p; null where nothing stands before."
+        description="Natural logarithms of the tokens' probabilities, before temperature and top_p; null for the first token of a text."
     )
-    top_logprobs: list[TokenLogprobs | None] = Field(description="The token and the most probable alternatives, with theirs.")
-    text_offset: list[int] = Field(description="Where each token begins in the text, in characters.")
+    top_logprobs: list[TokenLogprobs | None] = Field(
+        description="The token and its most probable alternatives, with their log-probabilities."
+    )
+    text_offset: list[int] = Field(description="Offset of each token in the text, in characters.")
 
 
 class CompletionChoice(BaseModel):
-    """One text."""
+    """One generated text."""
 
-    index: int = Field(description="Which: the texts of the first prompt come first.")
-    text: str = Field(description="The text, after the prompt under `echo`.")
-    logprobs: Logprobs | None = Field(description="If they were asked for.")
-    finish_reason: FinishReason = Field(description="`length`: max_tokens; `stop`: the model or a stop string ended it.")
+    index: int = Field(description="The text's index; the texts of the first prompt come first.")
+    text: str = Field(description="The text; with `echo`, the prompt followed by the text.")
+    logprobs: Logprobs | None = Field(description="Log-probabilities, if requested.")
+    finish_reason: FinishReason = Field(description="`length`: max_tokens was reached; `stop`: the model or a stop string ended the text.")
 
 
 class Usage(BaseModel):
-    """Tokens of the model."""
+    """Token counts."""
 
-    prompt_tokens: int = Field(description="Of the prompts.")
-    completion_tokens: int = Field(description="Generated, those that end a text included.")
-    total_tokens: int = Field(description="Both.")
+    prompt_tokens: int = Field(description="Number of tokens in the prompts.")
+    completion_tokens: int = Field(description="Number of generated tokens, including end-of-text tokens.")
+    total_tokens: int = Field(description="The sum of both.")
 
 
 class Completion(bentoml.IODescriptor):
-    """The texts."""
+    """The generated texts."""
 
-    id: str = Field(description="Of this completion.", examples=["cmpl-0af7651916cd43dd"])
+    id: str = Field(description="The completion's id.", examples=["cmpl-0af7651916cd43dd"])
     object: Literal["text_completion"]
-    created: Int64 = Field(description="Unix time.", examples=[1_750_000_000])
-    model: ModelName = Field(description="The model.")
+    created: Int64 = Field(description="Unix time of the request.", examples=[1_750_000_000])
+    model: ModelName = Field(description="The model that wrote the texts.")
     system_fingerprint: str = Field(description="The model's tag in the store.", examples=["trigen-llm:tc7d73xigwudqax4"])
-    choices: list[CompletionChoice] = Field(description="A text for each prompt and each of `n`.")
-    usage: Usage = Field(description="What was read and written.")
+    choices: list[CompletionChoice] = Field(description="`n` texts for each prompt.")
+    usage: Usage = Field(description="Token counts of the request.")
 
 
 class OpenAIError(BaseModel):
-    """What is wrong, as OpenAI has it."""
+    """An error in OpenAI's format."""
 
-    message: str = Field(description="What is wrong, and what to do.", examples=["temperature: Input should be less than or equal to 2"])
-    type: Literal["invalid_request_error", "rate_limit_error", "server_error"] = Field(description="Whose fault it is.")
-    param: str | None = Field(description="Which field is wrong, if one is.", examples=["temperature"])
-    code: str | None = Field(description="What kind of fault it is.", examples=["less_than_equal"])
-    request_id: str = Field(description="The request, as the header `X-Request-ID` and the service's log name it.")
+    message: str = Field(description="The cause and the remedy.", examples=["temperature: Input should be less than or equal to 2"])
+    type: Literal["invalid_request_error", "rate_limit_error", "server_error"] = Field(description="The error type.")
+    param: str | None = Field(description="The invalid field, if any.", examples=["temperature"])
+    code: str | None = Field(description="The error code.", examples=["less_than_equal"])
+    request_id: str = Field(description="The request's id, as in the `X-Request-ID` header and in the service's log.")
 
 
 class ErrorResponse(BaseModel):
-    """An error of `/v1`."""
+    """An error response of `/v1`."""
 
     error: OpenAIError
 
@@ -178,45 +184,44 @@ class ErrorResponse(BaseModel):
 class ChunkChoice(BaseModel):
     """A piece of one text."""
 
-    index: int = Field(description="Which text.")
-    text: str = Field(description="What comes next of it.")
-    logprobs: Logprobs | None = Field(description="Of the tokens that came, if they were asked for.")
+    index: int = Field(description="The text's index.")
+    text: str = Field(description="The next piece of the text.")
+    logprobs: Logprobs | None = Field(description="Log-probabilities of the new tokens, if requested.")
     finish_reason: StreamFinishReason | None = Field(
-        description="With a text's last piece: as in CompletionChoice, or `cancelled`: the service stopped; `error`: see the chunk's."
+        description="In a text's last piece: as in CompletionChoice, or `cancelled`: the service stopped; `error`: see the chunk's `error`."
     )
 
 
 class CompletionChunk(BaseModel):
-    """The `data` of an event of a stream. The last one before `[DONE]` has the usage: a stream without it was cut off."""
+    """The `data` of one event. Only the last chunk before `[DONE]` has the `usage`; a stream without it was cut off."""
 
-    id: str = Field(description="Of the completion.")
+    id: str = Field(description="The completion's id.")
     object: Literal["text_completion"]
-    created: Int64 = Field(description="Unix time.")
-    model: ModelName = Field(description="The model.")
+    created: Int64 = Field(description="Unix time of the request.")
+    model: ModelName = Field(description="The model that writes the texts.")
     system_fingerprint: str = Field(description="The model's tag in the store.")
-    choices: list[ChunkChoice] = Field(description="Pieces of texts.")
-    usage: Usage | None = Field(description="In the last chunk: what was read and written.")
-    error: OpenAIError | None = Field(None, description="In the last chunk, if something went wrong: what.")
+    choices: list[ChunkChoice] = Field(description="Pieces of the texts.")
+    usage: Usage | None = Field(description="In the last chunk: token counts of the request.")
+    error: OpenAIError | None = Field(None, description="In the last chunk of a stream that failed: the error.")
 
 
 class Model(BaseModel):
-    """A model that completes."""
+    """A model of the service."""
 
-    id: ModelName = Field(description="Its name.")
+    id: ModelName = Field(description="The model's name.")
     object: Literal["model"]
-    created: Int64 = Field(description="Unix time of its registration.")
-    owned_by: str = Field(description="Its tag in the store.", examples=["trigen-llm:tc7d73xigwudqax4"])
+    created: Int64 = Field(description="Unix time of the model's registration.")
+    owned_by: str = Field(description="The model's tag in the store.", examples=["trigen-llm:tc7d73xigwudqax4"])
 
 
 class ModelList(BaseModel):
-    """The models that complete."""
+    """The models of the service."""
 
     object: Literal["list"]
     data: list[Model] = Field(description="The models.")
 
 
-def no_such_model(name: str) -> Problem:
-    """404."""
-    names = ", ".join(get_args(ModelName.__value__))
-    message = f"there is no model {name!r}: take one of {names}"
-    return Problem(404, message, [{"loc": ["model"], "msg": message, "type": "model_not_found"}])
+def unknown_model(name: str) -> Problem:
+    """Return the problem for a model name that does not exist (404)."""
+    message = f"Unknown model {name!r}; available models: {', '.join(get_args(ModelName.__value__))}"
+    return Problem(404, message, [Fault(loc=["model"], msg=message, type="model_not_found")])

@@ -1,51 +1,76 @@
-"""From a request to its answer, whichever model writes it."""
+"""Generation with any of the models, as a whole text or as a stream."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.responses import Response
 
 from models.base import PromptTooLong, SamplingParams, TextModel, Token, UnknownIds
 from models.engines import EngineStopped
 from models.llm import LLM
-from serving.api.schemas import AnswerResponse, GenerateEvent, GenerateResponse, ProblemDetails, sampling_params
+from serving.api.schemas import AnswerResponse, GenerateEvent, GenerateResponse, sampling_params
 from serving.problems import Problem, invalid_field
-from serving.streaming import EventStream, ServiceStops, stream_problem
+from serving.streaming import EventStream, ServiceStopping, stream_problem
 
-Generated = GenerateResponse | Response
-"""The whole text, or its events as they come."""
+T = TypeVar("T")
 
 
-async def continue_text(model: TextModel, tag: str, start_word: str, stream: bool, **sampling: Any) -> Generated:
-    """Continue a prompt. `sampling` are the other fields of `GenerateRequest`; `tag` names the model in the answer."""
+async def continue_text(model: TextModel, tag: str, start_word: str, stream: bool, **sampling: Any) -> GenerateResponse | Response:
+    """Continue a prompt. `sampling` holds the other fields of `GenerateRequest`; `tag` names the model in the response."""
     params = sampling_params(**sampling, stream=stream)
-    return await _generate(checked(model.stream(start_word, params), "start_word", tag), tag, start_word, params, stream)
+    tokens = raise_problems(model.stream(start_word, params), "start_word", tag)
+    return await _respond(tokens, tag, start_word, params, stream)
 
 
-async def continue_or_answer(model: LLM, tag: str, start_word: str, context: str | None, stream: bool, **sampling: Any) -> Generated:
-    """Ask a prompt that ends in a question mark through the question-answering template; continue any other as text, in which `context`
-    stands before it.
-    """
-    question = start_word.rstrip().endswith("?")
-    params = sampling_params(**sampling, stream=stream, greedy=question)
-    if question:
+async def continue_or_answer(
+    model: LLM, tag: str, start_word: str, context: str | None, stream: bool, **sampling: Any
+) -> GenerateResponse | Response:
+    """Answer a prompt that ends in a question mark, through the question-answering template; continue any other after `context`."""
+    is_question = start_word.rstrip().endswith("?")
+    params = sampling_params(**sampling, stream=stream, greedy_by_default=is_question)
+    if is_question:
         tokens = model.ask(start_word, context, params)
     else:
         tokens = model.stream(f"{context}\n{start_word}" if context else start_word, params)
-    return await _generate(checked(tokens, "context" if context else "start_word", tag), tag, start_word, params, stream)
+    tokens = raise_problems(tokens, "context" if context else "start_word", tag)
+    return await _respond(tokens, tag, start_word, params, stream)
 
 
 async def answer_question(model: LLM, tag: str, question: str, context: str, length: int) -> AnswerResponse:
-    """Answer from a passage, in at most `length` tokens."""
+    """Answer a question from a passage, in up to `length` tokens."""
     with _problems("context", tag):
         answer = await model.answer(question, context, length)
     return AnswerResponse(answer=answer.answer, score=answer.score, start=answer.start, end=answer.end, model=tag)
 
 
-async def _generate(tokens: AsyncGenerator[Token], tag: str, start_word: str, params: SamplingParams, stream: bool) -> Generated:
+async def raise_problems(items: AsyncGenerator[T], prompt_field: str, tag: str) -> AsyncGenerator[T]:
+    """Yield the `items` of a model's stream, and raise the model's errors as `Problem`: 422 for a prompt that is invalid or too long,
+    which names the request's `prompt_field`, and 503 for an engine that has stopped.
+    """
+    with _problems(prompt_field, tag):
+        async with aclosing(items):
+            async for item in items:
+                yield item
+
+
+@contextmanager
+def _problems(prompt_field: str, tag: str) -> Iterator[None]:
+    try:
+        yield
+    except PromptTooLong as error:
+        raise invalid_field(prompt_field, str(error), "context_length_exceeded") from None
+    except UnknownIds as error:
+        raise invalid_field(prompt_field, str(error), "unknown_ids") from None
+    except EngineStopped as error:
+        raise Problem(503, f"{tag} is unavailable: {error}") from error
+
+
+async def _respond(
+    tokens: AsyncGenerator[Token], tag: str, start_word: str, params: SamplingParams, stream: bool
+) -> GenerateResponse | Response:
     if stream:
-        return await EventStream.begin(tokens, lambda tokens: _events(tokens, seed=params.seed, model=tag))
+        return await EventStream.open(tokens, lambda tokens: _events(tokens, seed=params.seed, model=tag))
     generated = [token async for token in tokens]
     return GenerateResponse(
         generated_text=start_word + "".join(token.text for token in generated),
@@ -56,8 +81,8 @@ async def _generate(tokens: AsyncGenerator[Token], tag: str, start_word: str, pa
     )
 
 
-async def _events(tokens: AsyncIterator[Token], **told: Any) -> AsyncGenerator[str]:
-    """`GenerateEvent`s: one for each piece of text, and a last one that has `finish_reason`, `new_tokens` and what is `told`."""
+async def _events(tokens: AsyncIterator[Token], **last_fields: Any) -> AsyncGenerator[str]:
+    """Yield a `GenerateEvent` for each piece of text; the last one also has `finish_reason`, `new_tokens` and `last_fields`."""
 
     def event(**fields: Any) -> str:
         return GenerateEvent(**fields).model_dump_json(exclude_unset=True)
@@ -67,33 +92,10 @@ async def _events(tokens: AsyncIterator[Token], **told: Any) -> AsyncGenerator[s
         async for token in tokens:
             count += token.count
             if token.finish_reason:
-                yield event(text=token.text, finish_reason=token.finish_reason, new_tokens=count, **told)
+                yield event(text=token.text, finish_reason=token.finish_reason, new_tokens=count, **last_fields)
             elif token.text:  # empty while a character is incomplete
                 yield event(text=token.text)
-    except ServiceStops:
-        yield event(text="", finish_reason="cancelled", new_tokens=count, **told)
+    except ServiceStopping:
+        yield event(text="", finish_reason="cancelled", new_tokens=count, **last_fields)
     except Exception as error:
-        problem = ProblemDetails(**stream_problem(error).details)
-        yield event(text="", finish_reason="error", new_tokens=count, problem=problem, **told)
-
-
-async def checked(tokens: AsyncGenerator[Token], prompt: str, tag: str) -> AsyncGenerator[Token]:
-    """Pass `tokens` on. What the model raises is the `Problem` to answer with: 422 for the field `prompt`, where that is too long or none;
-    503 where the model, called `tag`, does not work any more.
-    """
-    with _problems(prompt, tag):
-        async with aclosing(tokens):
-            async for token in tokens:
-                yield token
-
-
-@contextmanager
-def _problems(prompt: str, tag: str) -> Iterator[None]:
-    try:
-        yield
-    except PromptTooLong as error:
-        raise invalid_field(prompt, str(error), "context_length_exceeded") from None
-    except UnknownIds as error:
-        raise invalid_field(prompt, str(error), "unknown_ids") from None
-    except EngineStopped as error:
-        raise Problem(503, f"{tag} cannot answer: {error}") from error
+        yield event(text="", finish_reason="error", new_tokens=count, problem=stream_problem(error).details, **last_fields)

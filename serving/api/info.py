@@ -1,4 +1,4 @@
-"""What `GET /info` and `GET /v1/models` tell."""
+"""The responses of `GET /info` and `GET /v1/models`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,29 +8,29 @@ from pydantic import BaseModel, Field
 from typing_extensions import TypeAliasType
 
 from serving import __version__
-from serving.api.completion_schemas import Model, ModelList, ModelName, no_such_model
+from serving.api.completion_schemas import Model, ModelList, ModelName, unknown_model
 from serving.api.schemas import AnswerRequest, GenerateRequest
 from serving.settings import Settings
 
 Bounds = list[int]
-"""The least and the most."""
+"""The minimum and the maximum."""
 Metadata = TypeAliasType("Metadata", dict[str, Any])
-"""What a training run says of a model."""
+"""Part of the metadata that a training run stores with a model."""
 
 
 class ModelInfo(BaseModel):
-    """How a model was made, and what it reached; what its metadata lack is null."""
+    """How a model was trained, and its metrics. A field that is missing in the model's metadata is null."""
 
-    tag: str = Field(description="Its tag in the store.", examples=["trigen-llm:tc7d73xigwudqax4"])
-    base_model: str | None = Field(None, description="What was fine-tuned.")
-    dataset: Metadata | None = Field(None, description="What it learned from.")
-    metrics: Metadata | None = Field(None, description="What it reached.")
-    seed: int | None = Field(None, description="Of the training.")
-    git_commit: str | None = Field(None, description="Of the code that trained it.")
+    tag: str = Field(description="The model's tag in the store.", examples=["trigen-llm:tc7d73xigwudqax4"])
+    base_model: str | None = Field(None, description="The model that was fine-tuned.")
+    dataset: Metadata | None = Field(None, description="The training data.")
+    metrics: Metadata | None = Field(None, description="Metrics on held-out data.")
+    seed: int | None = Field(None, description="The seed of the training run.")
+    git_commit: str | None = Field(None, description="The commit of the training code.")
 
 
 class Models(BaseModel):
-    """The models that are served."""
+    """The models of the service."""
 
     bigram: ModelInfo
     rnn: ModelInfo
@@ -38,35 +38,35 @@ class Models(BaseModel):
 
 
 class Limits(BaseModel):
-    """The bounds of a request: the least and the most, or the most."""
+    """The limits of a request: [minimum, maximum], or the maximum alone."""
 
-    length: Bounds = Field(description="New tokens of a text.")
-    start_word_characters: Bounds = Field(description="A prompt's.")
-    question_characters: Bounds = Field(description="A question's.")
-    context_characters: Bounds = Field(description="A passage's.")
-    context_tokens: int = Field(description="The LLM's, of prompt and new text together.")
-    answer_tokens: int = Field(description="Of an answer of `/answer_question`.")
-    body_bytes: int = Field(description="A request's; what goes beyond is refused with 413.")
-    texts: int = Field(description="Under way at once; what goes beyond is refused with 429.")
-    timeout_seconds: int = Field(description="In which a request must be answered; else it is given up with 504.")
+    length: Bounds = Field(description="New tokens of a text, in `length`.")
+    start_word_characters: Bounds = Field(description="Characters of a prompt.")
+    question_characters: Bounds = Field(description="Characters of a question.")
+    context_characters: Bounds = Field(description="Characters of a passage.")
+    context_tokens: int = Field(description="The LLM's context: tokens of the prompt and the new text together.")
+    answer_tokens: int = Field(description="Tokens of an answer of `/answer_question`.")
+    body_bytes: int = Field(description="Bytes of a request body; a larger one is rejected with 413.")
+    texts: int = Field(description="Texts generated at once; a request beyond is rejected with 429.")
+    timeout_seconds: int = Field(description="Seconds until a request fails with 504.")
 
 
 class Info(BaseModel):
-    """What is served."""
+    """The service: its version, models and limits."""
 
-    version: str = Field(description="Of this service.", examples=[__version__])
+    version: str = Field(description="The version of the HTTP API.", examples=[__version__])
     models: Models
-    comparison: Metadata = Field(description="All models on the same held-out text, of the run that made the LLM.")
+    comparison: Metadata = Field(description="Metrics of all models on the same held-out text, from the training run of the LLM.")
     limits: Limits
 
 
 def describe(stored: Mapping[ModelName, StoredModel], context_length: int, settings: Settings) -> Info:
-    """What is served; `context_length` is the LLM's, in tokens."""
+    """Return the response of `GET /info`. `context_length` is the LLM's context in tokens."""
     models: dict[str, ModelInfo] = {}
     for name, model in stored.items():
         metadata: dict[str, Any] = dict(model.info.metadata)
-        shown = {key: metadata[key] for key in ModelInfo.model_fields if key in metadata}
-        models[name] = ModelInfo(tag=str(model.tag), **shown)
+        fields = {key: metadata[key] for key in ModelInfo.model_fields if key in metadata}
+        models[name] = ModelInfo(tag=str(model.tag), **fields)
     limits = Limits(
         length=_bounds(GenerateRequest, "length", "minimum", "maximum"),
         start_word_characters=_bounds(GenerateRequest, "start_word", "minLength", "maxLength"),
@@ -78,12 +78,12 @@ def describe(stored: Mapping[ModelName, StoredModel], context_length: int, setti
         texts=settings.max_texts,
         timeout_seconds=settings.timeout_seconds,
     )
-    compared: dict[str, Any] = dict(stored["llm"].info.metadata)
-    return Info(version=__version__, models=Models(**models), comparison=compared.get("comparison", {}), limits=limits)
+    llm_metadata: dict[str, Any] = dict(stored["llm"].info.metadata)
+    return Info(version=__version__, models=Models(**models), comparison=llm_metadata.get("comparison", {}), limits=limits)
 
 
 def list_models(stored: Mapping[ModelName, StoredModel]) -> ModelList:
-    """The models by the names that OpenAI's clients call them."""
+    """Return the response of `GET /v1/models`."""
     models = [
         Model(id=name, object="model", created=int(model.creation_time.timestamp()), owned_by=str(model.tag))
         for name, model in stored.items()
@@ -92,13 +92,13 @@ def list_models(stored: Mapping[ModelName, StoredModel]) -> ModelList:
 
 
 def find_model(stored: Mapping[ModelName, StoredModel], name: str) -> Model:
-    """One of `list_models`. Raises `Problem`, 404."""
+    """Return the response of `GET /v1/models/{name}`. Raises `Problem` (404)."""
     for model in list_models(stored).data:
         if model.id == name:
             return model
-    raise no_such_model(name)
+    raise unknown_model(name)
 
 
-def _bounds(schema: type[GenerateRequest] | type[AnswerRequest], field: str, low: str, high: str) -> Bounds:
-    properties = schema.model_json_schema()["properties"][field]
-    return [properties[low], properties[high]]
+def _bounds(request: type[GenerateRequest] | type[AnswerRequest], field: str, minimum: str, maximum: str) -> Bounds:
+    schema = request.model_json_schema()["properties"][field]
+    return [schema[minimum], schema[maximum]]
