@@ -1,10 +1,11 @@
 """Train three generations of text generation and register them in the BentoML model store.
 
-    python train.py                                   the mission: GPT-2 on SQuAD, from the Hub; wants a GPU
-    python train.py --preset quickstart               minutes on two CPU cores, without the Hub
+    python train.py                                   GPT-2 on SQuAD, both from the Hugging Face Hub; needs a GPU
+    python train.py --preset quickstart               a few minutes on two CPU cores, without the Hub
     python train.py --base-model DIR --dataset DIR    any small causal LM, any data in SQuAD's schema
 
-`--help` explains each flag. Read from top to bottom: configure, load the data, train, evaluate, register.
+`--help` explains each flag. The script reads from top to bottom: configure, load the data, train each model, evaluate and compare,
+register.
 """
 
 import os
@@ -13,16 +14,15 @@ from typing import Any
 
 from training.config import Config, parse
 from training.errors import TrainingError
-from training.hub import SMOLLM2_DIRECTORY, describe, fetch_smollm2, resolve
+from training.hub import SMOLLM2_DIRECTORY, describe_sources, fetch_smollm2, resolve_sources
 from training.interruption import Interrupted, Interruption
 
 
-def main(asked: Config, interruption: Interruption) -> None:
-    """Train and register what `asked` says."""
-    config = resolve(asked)
-
-    # Imported now: `--help` answers at once, and these read the environment: the Hub's client what `resolve` set, torch this:
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large tensors in huge pages, a few percent of a step on a CPU
+def main(requested: Config, interruption: Interruption) -> None:
+    """Train, compare and register the models of `requested.only`."""
+    # Configure. The other imports come after it: `--help` does without them, and they read the environment when they are imported.
+    config = resolve_sources(requested)  # may set HF_HUB_OFFLINE, which the Hub's client reads
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch: large tensors in huge pages, which save a few percent of a step on a CPU
     from accelerate.utils import broadcast_object_list
 
     from models.store import Artifact, register
@@ -33,53 +33,65 @@ def main(asked: Config, interruption: Interruption) -> None:
     from training.device import build_accelerator, choose_device, silence_libraries
     from training.fine_tuning.base_model import load_base
     from training.fine_tuning.pipeline import fine_tune
-    from training.run import begin, display_name, echo, run_metadata, show, write_metrics
+    from training.run import display_name, prepare_run, print_metrics, print_settings, run_metadata, write_metrics
     from training.word_models.fitting import RNN_SHARE, fit_bigram, fit_rnn
 
-    processes = build_accelerator()
-    silence_libraries(processes.is_main_process)
-    print(describe(asked, config), flush=True)
-    if "llm" in config.only:  # before the data: without a base model nothing else is worth waiting for
+    accelerator = build_accelerator()
+    silence_libraries(accelerator.is_main_process)
+    print(describe_sources(requested, config), flush=True)
+
+    # Load the base model, which fails fast if it cannot be reached, then the data.
+    with_llm = "llm" in config.only
+    if with_llm:
         if config.base_model == str(SMOLLM2_DIRECTORY):
-            with processes.main_process_first():
+            with accelerator.main_process_first():
                 fetch_smollm2()
         base = load_base(config.base_model, config.max_length, config.dropout)
-    with processes.main_process_first():
+    with accelerator.main_process_first():
         splits = load_splits(config.dataset)
-    print(
-        f"{len(splits.train):,} training and {len(splits.test):,} test questions{describe_unanswered(splits)} · {choose_device()[2]}",
-        flush=True,
-    )
-    echo(config)
+    train_rows, test_rows, unanswered = len(splits.train), len(splits.test), describe_unanswered(splits)
+    print(f"{train_rows:,} training and {test_rows:,} test questions{unanswered} · {choose_device()[2]}", flush=True)
+    print_settings(config)
 
+    # Train the word models. They are small, so the main process fits them alone.
     seconds = None if config.max_minutes is None else 60 * config.max_minutes
     metrics: dict[str, dict[str, Any]] = {}
-    if processes.is_main_process:  # the word models are small: one process fits them
-        metrics |= begin(config, splits)
+    if accelerator.is_main_process:
+        metrics = prepare_run(config, splits)
         train_text, test_text = contexts(splits.train), contexts(splits.test)
         if "bigram" in config.only and "bigram" not in metrics:
             metrics["bigram"] = fit_bigram(train_text, test_text, config.output_dir / "bigram")
             write_metrics(metrics, config.output_dir)
         if "rnn" in config.only and "rnn" not in metrics:
-            share = seconds and seconds * (RNN_SHARE if "llm" in config.only else 1)
-            metrics["rnn"] = fit_rnn(train_text, test_text, config.output_dir / "rnn", share, config.seed)
+            rnn_seconds = RNN_SHARE * seconds if seconds is not None and with_llm else seconds
+            metrics["rnn"] = fit_rnn(train_text, test_text, config.output_dir / "rnn", rnn_seconds, config.seed)
         write_metrics(metrics, config.output_dir)
-    if "llm" in config.only and "llm" not in (metrics := broadcast_object_list([metrics])[0]):
-        left = seconds and seconds - metrics.get("rnn", {"seconds": 0.0})["seconds"]
-        metrics["llm"] = fine_tune(base, splits, config.output_dir / "llm", left, config, processes, interruption)
-    if not processes.is_main_process:
+
+    # Fine-tune the LLM, in all processes. The others learn from the main process which models are finished.
+    metrics = broadcast_object_list([metrics])[0]
+    if with_llm and "llm" not in metrics:
+        llm_seconds = seconds
+        if seconds is not None and "rnn" in metrics:
+            llm_seconds = seconds - metrics["rnn"]["seconds"]
+        metrics["llm"] = fine_tune(base, splits, config.output_dir / "llm", llm_seconds, config, accelerator, interruption)
+    if not accelerator.is_main_process:
         return
 
-    show(metrics)
+    # Evaluate and compare.
+    print_metrics(metrics)
     write_metrics(metrics, config.output_dir)
     comparison = compare(config, splits, metrics)
     print("comparison:", write_comparison_report(config.output_dir, comparison, metrics))
+
+    # Register.
     if config.register:
-        run = run_metadata(config, splits) | {"comparison": comparison}
-        own = {"llm": {"base_model": display_name(config.base_model)}}
-        artifacts = {
-            name: Artifact(config.output_dir / name, run | own.get(name, {}) | {"metrics": values}) for name, values in metrics.items()
-        }
+        shared_metadata = run_metadata(config, splits) | {"comparison": comparison}
+        artifacts = {}
+        for name, model_metrics in metrics.items():
+            metadata = shared_metadata | {"metrics": model_metrics}
+            if name == "llm":
+                metadata["base_model"] = display_name(config.base_model)
+            artifacts[name] = Artifact(config.output_dir / name, metadata)
         print("registered:", ", ".join(register(artifacts)))
 
 
@@ -92,6 +104,6 @@ if __name__ == "__main__":
         print(f"train.py: {error}", file=sys.stderr)
         sys.exit(2)
     except Interrupted as interrupted:
-        rest = "the checkpoint is written, --resume goes on from it" if interrupted.saved else "--resume keeps what is finished"
-        print(f"train.py: interrupted, nothing was registered; {rest}", file=sys.stderr)
+        hint = "the checkpoint is written, --resume continues from it" if interrupted.saved else "--resume keeps finished work"
+        print(f"train.py: interrupted, nothing was registered; {hint}", file=sys.stderr)
         sys.exit(interrupted.exit_status)

@@ -1,17 +1,18 @@
-"""What the machine trains on, by itself or with others."""
+"""The device that training runs on, the processes that share the work, and the libraries' output."""
 
 import logging
 import os
 import sys
 from datetime import timedelta
 
+import datasets
 import torch
 import transformers
 from accelerate import Accelerator, InitProcessGroupKwargs
 
 
 def choose_device() -> tuple[torch.device, bool, str]:
-    """The device to train on, whether it computes in bf16, and a sentence that says why."""
+    """Return the device to train on, whether it computes in bf16, and a phrase that says why."""
     if torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "false").lower() != "true":
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.device("cuda"), bf16, f"{torch.cuda.get_device_name()}, {'bf16' if bf16 else 'fp32: it has no bf16'}"
@@ -22,21 +23,24 @@ def choose_device() -> tuple[torch.device, bool, str]:
 
 
 def build_accelerator() -> Accelerator:
-    """Join the processes, if any, that `accelerate launch` started beside this one.
+    """Join the processes that `accelerate launch` started beside this one, if any.
 
-    They wait for hours if need be: the main process alone counts, fits the LSTM, exports and evaluates.
+    Collectives time out after hours, because the others wait while the main process fits the word models, exports and evaluates.
     """
     device, bf16, _ = choose_device()
-    waits = InitProcessGroupKwargs(timeout=timedelta(hours=12))
-    return Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if bf16 else "no", kwargs_handlers=[waits])
+    timeout = InitProcessGroupKwargs(timeout=timedelta(hours=12))
+    return Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if bf16 else "no", kwargs_handlers=[timeout])
 
 
-def silence_libraries(speaks: bool) -> None:
-    """Silence the progress bars and the tables of libraries that print while weights are read, written and compressed; and, unless
-    this process `speaks` for all, whatever it prints.
+def silence_libraries(is_main_process: bool) -> None:
+    """Silence the progress bars and tables that libraries print while they read, write and compress weights.
+
+    If stderr is no terminal, also silence the progress bars of `datasets`. A process other than the main one prints nothing at all.
     """
     transformers.utils.logging.disable_progress_bar()
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     logging.getLogger("nncf").setLevel(logging.WARNING)
-    logging.getLogger("accelerate").setLevel(logging.ERROR)  # that tied weights are saved once is as it should be
-    if not speaks:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # until the process ends
+    logging.getLogger("accelerate").setLevel(logging.ERROR)  # it warns that tied weights are saved once, as they should be
+    if not is_main_process:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # stays open until the process ends

@@ -1,23 +1,23 @@
-"""Tables and figures of the reports."""
+"""Tables and figures for the reports."""
 
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 
-matplotlib.use("Agg")  # no display is needed, and none is opened
+matplotlib.use("Agg")  # draws without a display
 
 from matplotlib import pyplot as plt
 
 
 def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
-    """A table in Markdown."""
+    """Return a table in Markdown."""
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines)
 
 
 def save_figure(figure: Any, axes: Any, title: str, label: str, path: Path) -> None:
-    """Give a plot its title, the label of its horizontal axis and a grid, write it as PNG, and close it."""
+    """Add a title, the horizontal axis's label and a grid to a plot, write it as PNG, and close it."""
     axes.set_title(title, loc="left")
     axes.set_xlabel(label)
     axes.grid(alpha=0.3)

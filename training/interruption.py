@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: training saves first; all else has nothing to lose and ends at once."""
+"""SIGTERM and SIGINT: the fine-tuning saves a checkpoint first; everything else ends at once."""
 
 import os
 import signal
@@ -8,52 +8,49 @@ from types import FrameType
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to end. A KeyboardInterrupt, for asyncio reports any other exception of a signal handler and goes on."""
+    """A signal ended the run.
 
-    def __init__(self, by: int, saved: bool) -> None:
+    A KeyboardInterrupt, because asyncio logs any other exception that a signal handler raises and carries on.
+    """
+
+    def __init__(self, signal_number: int, saved: bool) -> None:
         super().__init__()
-        self.by, self.saved = by, saved
+        self.signal_number, self.saved = signal_number, saved
 
     @property
     def exit_status(self) -> int:
-        """0 after SIGTERM, with which schedulers ask; 130 after Ctrl-C, as shells expect."""
-        return 0 if self.by == signal.SIGTERM else 128 + self.by
+        """0 after SIGTERM, which schedulers send to end a run in good order; 130 after Ctrl-C, as shells expect."""
+        return 0 if self.signal_number == signal.SIGTERM else 128 + self.signal_number
 
 
 class Interruption:
-    """Turns SIGTERM and SIGINT into `Interrupted`, at once or, while `deferred`, when the loop looks at `requested`."""
+    """Turns SIGTERM and SIGINT into `Interrupted`: at once, or at the end of a `deferred` block."""
 
     def __init__(self) -> None:
         self.requested: int | None = None
+        """The signal that asked the run to end. A deferred block polls it, and sets it when another process received the signal."""
+        self._received = False
         self._deferred = False
 
     def install(self) -> None:
-        """Handle the signals from now on."""
+        """Start handling the signals."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle)
 
-    def _handle(self, number: int, _: FrameType | None) -> None:
-        again, self.requested = self.requested is not None, number
-        if again or not self._deferred:
-            raise Interrupted(number, saved=False)
-        os.write(2, b"\nfinishing this step, then saving; once more ends it at once\n")  # a handler may not print: it may interrupt one
-
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Let the code inside come to a good place first; a second signal does not wait."""
+        """Hold a signal back until the block has saved its work and ends. A second signal is not held back."""
         self._deferred = True
         try:
             yield
         finally:
             self._deferred = False
-
-    @contextmanager
-    def immediate(self) -> Iterator[None]:
-        """Inside `deferred`, where all is saved: a signal ends what is inside at once."""
-        self._deferred = False
         if self.requested is not None:
             raise Interrupted(self.requested, saved=True)
-        try:
-            yield
-        finally:
-            self._deferred = True
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        is_second, self._received, self.requested = self._received, True, number
+        if is_second or not self._deferred:
+            raise Interrupted(number, saved=False)
+        # Not print(): the handler may have interrupted one, and print is not reentrant.
+        os.write(2, b"\nfinishing this step, then saving; a second signal ends the run at once\n")

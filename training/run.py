@@ -1,4 +1,4 @@
-"""The directory of a run: its settings, what is finished in it, and whether it may be resumed."""
+"""The directory of a run: its settings, the metrics of the models that are finished, and whether it can be resumed."""
 
 import dataclasses
 import importlib.metadata
@@ -14,53 +14,55 @@ from training.data.squad import Splits
 from training.errors import TrainingError
 
 PACKAGES = ("accelerate", "bentoml", "datasets", "nncf", "numpy", "openvino-genai", "torch", "transformers")
-MAY_CHANGE = {"only", "eval_examples", "checkpoint_minutes", "resume", "output_dir", "register"}
-"""Settings that a resumed run may have otherwise: none that decides what is learned."""
+MAY_CHANGE = {"preset", "only", "eval_examples", "checkpoint_minutes", "resume", "output_dir", "register"}
+"""Settings that may differ when a run is resumed; none affects training. A preset only sets defaults."""
 FINE_TUNING = "fine-tuning"
-"""Where checkpoints, curves and report of the LLM are, in the run's directory."""
+"""The subdirectory with the LLM's checkpoints, curves and report."""
 
 
-def begin(config: Config, splits: Splits) -> dict[str, dict[str, Any]]:
-    """Make the directory ready and write `config.json` into it; returns the metrics of the models that a resumed run has finished.
+def prepare_run(config: Config, splits: Splits) -> dict[str, dict[str, Any]]:
+    """Create the run's directory and write `config.json` into it. Return the metrics of the models that a resumed run has finished.
 
-    Without `config.resume` what was there of these models is removed. Raises TrainingError where the run to resume had other settings.
+    Without `config.resume`, remove an earlier run's models. Raises TrainingError if the run to resume had other settings.
     """
-    output, now = config.output_dir, {"configuration": settings(config), "dataset": splits.description}
+    output, new = config.output_dir, {"configuration": effective_settings(config), "dataset": splits.description}
     if config.resume and (output / "config.json").exists():
-        _compare(json.loads((output / "config.json").read_text()), json.loads(json.dumps(now)), output)
+        old = json.loads((output / "config.json").read_text(encoding="utf-8"))
+        _require_same_settings(old, json.loads(json.dumps(new)), output)
         return {name: metrics for name, metrics in read_metrics(output).items() if name in config.only and (output / name).is_dir()}
     if config.resume:
-        print(f"nothing to resume in {output}: starting anew", flush=True)
+        print(f"nothing to resume in {output}: starting from the beginning", flush=True)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TrainingError(f"--output-dir {output} cannot be made: {error.strerror}") from error
+        raise TrainingError(f"--output-dir {output} cannot be created: {error.strerror}") from error
     for name in (*config.only, *([FINE_TUNING] if "llm" in config.only else [])):
         shutil.rmtree(output / name, ignore_errors=True)
     (output / "metrics.json").unlink(missing_ok=True)
-    (output / "config.json").write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+    (output / "config.json").write_text(json.dumps(new, indent=2) + "\n", encoding="utf-8")
     return {}
 
 
-def _compare(before: dict[str, Any], now: dict[str, Any], output: Path) -> None:
-    old, new = before["configuration"], now["configuration"]
-    changed = [name for name in sorted((old.keys() | new.keys()) - MAY_CHANGE) if old.get(name) != new.get(name)]
-    if before["dataset"] != now["dataset"]:
+def _require_same_settings(old: dict[str, Any], new: dict[str, Any], output: Path) -> None:
+    old_settings, new_settings = old["configuration"], new["configuration"]
+    names = sorted((old_settings.keys() | new_settings.keys()) - MAY_CHANGE)
+    changed = [name for name in names if old_settings.get(name) != new_settings.get(name)]
+    if old["dataset"] != new["dataset"]:
         changed.append("dataset (its rows)")
     if changed:
         raise TrainingError(
-            f"the run in {output} has other settings ({', '.join(changed)}): give it the flags that "
-            f"{output / 'config.json'} holds, or another --output-dir, or leave --resume out to start anew"
+            f"the run in {output} has other settings ({', '.join(changed)}): give it the flags in {output / 'config.json'} or another "
+            "--output-dir, or leave out --resume to start from the beginning"
         )
 
 
-def settings(config: Config) -> dict[str, Any]:
-    """The effective configuration as plain values."""
+def effective_settings(config: Config) -> dict[str, Any]:
+    """Return the configuration as plain values, as JSON holds them."""
     return dataclasses.asdict(config) | {"output_dir": str(config.output_dir), "only": list(config.only)}
 
 
 def read_config(output: Path) -> Config:
-    """The settings of the run in a directory. Raises TrainingError where there is none."""
+    """Read the settings of the run in a directory. Raises TrainingError if there is none."""
     try:
         values = json.loads((output / "config.json").read_text(encoding="utf-8"))["configuration"]
     except FileNotFoundError:
@@ -68,43 +70,43 @@ def read_config(output: Path) -> Config:
     return Config(**values | {"output_dir": output, "only": tuple(values["only"])})
 
 
-def echo(config: Config) -> None:
+def print_settings(config: Config) -> None:
     """Print every setting."""
-    words = (f"{name}={' '.join(value) if isinstance(value, list) else value}" for name, value in settings(config).items())
-    print(textwrap.fill(" · ".join(words), 140, initial_indent="  ", subsequent_indent="  "), flush=True)
+    settings = (f"{name}={' '.join(value) if isinstance(value, list) else value}" for name, value in effective_settings(config).items())
+    print(textwrap.fill(" · ".join(settings), 140, initial_indent="  ", subsequent_indent="  "), flush=True)
 
 
 def read_metrics(output: Path) -> dict[str, dict[str, Any]]:
-    """The metrics of the models that are finished."""
+    """Read the metrics of the finished models, by model name."""
     path = output / "metrics.json"
     metrics: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return metrics
 
 
 def write_metrics(metrics: dict[str, dict[str, Any]], output: Path) -> None:
-    """Write `metrics.json`: a resumed run does not fit again what is in it."""
+    """Write `metrics.json`. A resumed run skips the models that are in it."""
     (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
 
 
 def run_metadata(config: Config, splits: Splits) -> dict[str, Any]:
-    """What the metadata of all three models have in common."""
+    """Return the metadata that all models of a run share."""
     return {
         "dataset": splits.description | {"source": display_name(config.dataset)},
         "seed": config.seed,
-        "configuration": settings(config),
+        "configuration": effective_settings(config),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "git_commit": _git_commit(),
     }
 
 
 def display_name(source: str) -> str:
-    """A Hub id as it is; of a local path the last part, for the metadata is shown to clients."""
+    """Return a Hub id unchanged, and only the last part of a local path: clients can read the metadata."""
     path = Path(source).expanduser()
     return path.resolve().name if path.exists() else source
 
 
 def _git_commit() -> str | None:
-    """The commit of the code that trains, with `+` where the tree has changes; None outside a checkout."""
+    """Return the commit of this code, with `+` if the working tree has changes; None outside a Git checkout."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
@@ -115,8 +117,8 @@ def _git_commit() -> str | None:
     return described.stdout.strip()
 
 
-def show(metrics: dict[str, dict[str, Any]]) -> None:
-    """Print the scores, a line a model."""
+def print_metrics(metrics: dict[str, dict[str, Any]]) -> None:
+    """Print one line per model."""
     for name, values in metrics.items():
         if name == "llm":
             print(

@@ -7,7 +7,7 @@ from tests.conftest import PROJECT
 from training.config import PRESETS, Config, parse
 
 
-def test_the_mission_is_the_default() -> None:
+def test_gpt2_on_squad_is_the_default() -> None:
     config = parse([])
     assert (config.base_model, config.dataset) == ("openai-community/gpt2", "rajpurkar/squad")
     assert config.only == ("bigram", "rnn", "llm")
@@ -19,9 +19,9 @@ def test_a_preset_sets_defaults_and_flags_override_them() -> None:
 
 
 def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(SystemExit) as exit:
         parse(["--help"])
-    assert end.value.code == 0
+    assert exit.value.code == 0
     text = capsys.readouterr().out
     source = (PROJECT / "training/config.py").read_text()
     for field in dataclasses.fields(Config):
@@ -30,9 +30,9 @@ def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (["--preset", "nope"], "mission"),
+        (["--preset", "nope"], "gpt2-squad"),
         (["--epochs", "0"], "must be above 0"),
         (["--max-minutes", "-1"], "must be above 0"),
         (["--only", "gpt"], "bigram"),
@@ -45,10 +45,10 @@ def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
         (["--learning_rte", "1"], "learning"),
     ],
 )
-def test_a_wrong_flag_ends_with_status_2_and_says_what_is_expected(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+def test_a_wrong_flag_exits_with_status_2_and_names_the_valid_values(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(SystemExit) as exit:
         parse(arguments)
-    assert end.value.code == 2
-    assert said in "".join(capsys.readouterr())
+    assert exit.value.code == 2
+    assert message in "".join(capsys.readouterr())

@@ -1,40 +1,67 @@
-"""In a process of its own: a signal to pytest's would meet whatever other tests loaded."""
+"""Each case runs in a process of its own: a signal to pytest's would reach handlers of whatever other tests loaded."""
 
-from pathlib import Path
+import pytest
 
 from tests.conftest import run
 
-PROGRAM = """
+SET_UP = """
 import os, signal
 from training.interruption import Interrupted, Interruption
 
+def send(number):
+    os.kill(os.getpid(), number)
+
 interruption = Interruption()
 interruption.install()
-for number in (signal.SIGTERM, signal.SIGINT):  # nothing to save: at once
-    interruption.requested = None
-    try:
-        os.kill(os.getpid(), number)
-    except Interrupted as raised:
-        print(raised.saved, raised.exit_status)
-interruption.requested = None
-with interruption.deferred():
-    os.kill(os.getpid(), signal.SIGTERM)
-    print("told", interruption.requested == signal.SIGTERM)
-    try:
-        with interruption.immediate():
-            print("not reached")
-    except Interrupted as raised:
-        print("before what is immediate", raised.saved)
-    try:
-        os.kill(os.getpid(), signal.SIGTERM)
-    except Interrupted as raised:
-        print("the second does not wait", raised.saved)
+try:
 """
+REPORT = """
+except Interrupted as interrupted:
+    print("saved" if interrupted.saved else "not saved", interrupted.exit_status)
+else:
+    print("not interrupted")
+"""
+NOTICE = "finishing this step, then saving; a second signal ends the run at once"
 
 
-def test_signals_end_what_has_nothing_to_save_and_are_told_to_what_has(tmp_path: Path) -> None:
-    done = run(["-c", PROGRAM], tmp_path)
-    assert done.stderr.count("finishing this step, then saving") == 1
-    assert done.stdout.splitlines() == [
-        "False 0", "False 130", "told True", "before what is immediate True", "the second does not wait False",
-    ], done.stderr  # fmt: skip
+@pytest.mark.parametrize(
+    ("program", "printed", "notices"),
+    [
+        (["send(signal.SIGTERM)", "print('not reached')"], ["not saved 0"], 0),
+        (["send(signal.SIGINT)", "print('not reached')"], ["not saved 130"], 0),
+        (
+            ["with interruption.deferred():", "    send(signal.SIGTERM)", "    print('saving')", "print('not reached')"],
+            ["saving", "saved 0"],
+            1,
+        ),
+        (["with interruption.deferred():", "    send(signal.SIGINT)", "    print('saving')"], ["saving", "saved 130"], 1),
+        (
+            ["with interruption.deferred():", "    send(signal.SIGTERM)", "    send(signal.SIGINT)", "    print('not reached')"],
+            ["not saved 130"],
+            1,
+        ),
+        (["with interruption.deferred():", "    pass", "send(signal.SIGTERM)", "print('not reached')"], ["not saved 0"], 0),
+        (["with interruption.deferred():", "    print(interruption.requested)"], ["None", "not interrupted"], 0),
+        (  # another process received the signal first
+            ["with interruption.deferred():", "    interruption.requested = 15", "    send(signal.SIGTERM)", "    print('saving')"],
+            ["saving", "saved 0"],
+            1,
+        ),
+    ],
+    ids=[
+        "SIGTERM ends other work at once",
+        "Ctrl-C ends other work at once",
+        "SIGTERM waits for the end of the block",
+        "Ctrl-C waits for the end of the block",
+        "a second signal does not wait",
+        "a signal after the block does not wait",
+        "a block without a signal ends normally",
+        "a signal that another process has received is not the first of two",
+    ],
+)
+def test_a_signal_ends_the_run_at_once_or_after_the_deferred_block(
+    tmp_path_factory: pytest.TempPathFactory, program: list[str], printed: list[str], notices: int
+) -> None:
+    completed = run(["-c", SET_UP + "".join(f"    {line}\n" for line in program) + REPORT], tmp_path_factory.mktemp("home"))
+    assert completed.stdout.splitlines() == printed, completed.stderr
+    assert completed.stderr.count(NOTICE) == notices

@@ -1,1 +1,1 @@
-"""All models of a run, compared on the same held-out text."""
+"""Compare all models of a run on the same held-out text."""

@@ -1,4 +1,4 @@
-"""Compare the models of a finished run once more.
+"""Compare the models of a finished run again.
 
 python -m training.comparison [DIRECTORY]      the run's directory (default: runs/latest)
 """
@@ -22,7 +22,9 @@ def main() -> None:
     try:
         config, metrics = read_config(directory), read_metrics(directory)
         if not metrics:
-            raise TrainingError(f"no model of the run in {directory} is finished: the same flags with --resume go on with it")
+            raise TrainingError(
+                f"no model of the run in {directory} is finished: run train.py with the same flags and --resume to finish it"
+            )
         page = write_comparison_report(directory, compare(config, load_splits(config.dataset), metrics), metrics)
     except TrainingError as error:
         sys.exit(f"{parser.prog}: {error}")

@@ -1,4 +1,4 @@
-"""The page of the comparison: a table, plots, samples, and what the figures mean; JSON beside it."""
+"""Write the report of a comparison: a page with a table, plots, samples and their interpretation, and the values as JSON."""
 
 import json
 import shutil
@@ -11,12 +11,13 @@ from matplotlib import pyplot as plt
 from training.figures import save_figure, table
 
 LABELS = {"unigram": "unigram", "bigram": "bigram", "rnn": "LSTM", "base": "base LLM", "llm": "fine-tuned LLM"}
-"""From the simplest to the strongest: the order in which bits per byte should fall."""
+"""From the simplest to the strongest: bits per byte should fall in this order."""
 
 
 def write_comparison_report(run: Path, comparison: dict[str, Any], metrics: dict[str, dict[str, Any]]) -> Path:
-    """Write `comparison/comparison.md`, its plots and `comparison.json` into the directory of a run and into its artifacts; returns the
-    page's path.
+    """Write `comparison.md`, its plots and `comparison.json` into `comparison/` in a run's directory and in each of its artifacts.
+
+    Returns the path of the page.
     """
     directory = run / "comparison"
     shutil.rmtree(directory, ignore_errors=True)
@@ -30,12 +31,12 @@ def write_comparison_report(run: Path, comparison: dict[str, Any], metrics: dict
     (directory / "comparison.md").write_text(
         "\n\n".join(
             [
-                "# Language models on the same bytes",
+                "# Language models on the same text",
                 f"{comparison['contexts']:,} held-out contexts, {comparison['bytes']:,} bytes of UTF-8, {comparison['words']:,} words and "
-                f"signs; each context from its beginning. None of this run's models was trained on them; a base LLM may have read them in "
-                f"its pretraining, as it has most of Wikipedia. A word outside a vocabulary is charged its spelling. "
-                f"{comparison['machine']}.",
-                _scores(models),
+                f"punctuation marks; each context from its beginning. None of this run's models was trained on them. A base LLM may have "
+                f"seen them in pretraining, like most of Wikipedia. A word outside a vocabulary costs the bits of its spelling. "
+                f"Measured on: {comparison['machine']}.",
+                _metrics_table(models),
                 "![Bits per byte](bits_per_byte.png)",
                 "![Bits per byte and speed](speed.png)",
                 _ordering(models),
@@ -52,7 +53,7 @@ def write_comparison_report(run: Path, comparison: dict[str, Any], metrics: dict
     return directory / "comparison.md"
 
 
-def _scores(models: dict[str, dict[str, Any]]) -> str:
+def _metrics_table(models: dict[str, dict[str, Any]]) -> str:
     head = ("model", "bits per byte", "perplexity per word", "parameters", "artifact", "training", "tokens/s", "p50 latency")
     rows = [
         (
@@ -68,21 +69,21 @@ def _scores(models: dict[str, dict[str, Any]]) -> str:
         for name, m in models.items()
     ]
     return table(head, rows) + (
-        "\n\nTokens are words and signs for the first three, BPE tokens for the LLM. Speed and latency: one request at a time, 64 new "
-        "tokens at most, in process, through the engine that serves, the base LLM too. Parameters of a count model are its counts above "
-        "zero."
+        "\n\nA token is a word or punctuation mark for the word models, a BPE token for the LLMs. Speed and latency are "
+        "measured in process with the engine that serves: one request at a time, up to 64 new tokens. The parameters of an n-gram model "
+        "are its counts above zero."
     )
 
 
 def _ordering(models: dict[str, dict[str, Any]]) -> str:
-    """Whether each generation predicts better than the one before, and why not where it does not."""
+    """Say whether each model predicts better than the simpler one before it, and if not, why."""
     chain = [name for name in LABELS if name in models]
     broken = [(before, after) for before, after in pairwise(chain) if models[after]["bits_per_byte"] >= models[before]["bits_per_byte"]]
     steps = " > ".join(f"{LABELS[name]} {models[name]['bits_per_byte']:.3f}" for name in chain)
     text = f"## The order\n\nIn bits per byte: {steps}." if not broken else "## The order\n\n"
     reasons = {
-        "rnn": "An LSTM needs more text, or more minutes, than counts do before it is the better one.",
-        "llm": "Fine-tuning for answers costs a little of what the model knew of plain text; `--text-weight` buys it back.",
+        "rnn": "An LSTM needs more text, or more minutes, before it beats counts.",
+        "llm": "Fine-tuning for answers costs some ability on plain text; a higher `--text-weight` recovers it.",
     }
     for pair in broken:
         before, after = (f"the {LABELS[name]} ({models[name]['bits_per_byte']:.3f})" for name in pair)
@@ -91,33 +92,35 @@ def _ordering(models: dict[str, dict[str, Any]]) -> str:
 
 
 def _lstm(metrics: dict[str, Any]) -> str:
-    """What the LSTM would need to get further."""
+    """Say what would make the LSTM better."""
     curve = metrics["curve"]
     last, best = curve[-1], min(curve, key=lambda epoch: epoch["held_out"])
     gap = last["held_out"] - last["train"]
-    text = f"## The LSTM\n\nIt read {metrics['words']:,} words in {metrics['epochs']} passes; kept: pass {metrics['best_epoch']}. "
+    text = (
+        f"## The LSTM\n\nIt trained on {metrics['words']:,} words in {metrics['epochs']} epochs; epoch {metrics['best_epoch']} was kept. "
+    )
     if best is not last:
         text += (
-            f"Passes after that one were no better on held-out text ({last['held_out']:.2f} nats a word, {best['held_out']:.2f} at best, "
-            f"with {last['train']:.2f} in training): it needs more text, or more dropout, not more minutes."
+            f"Later epochs did not improve on held-out text ({last['held_out']:.2f} nats per word; the best was {best['held_out']:.2f}; "
+            f"{last['train']:.2f} on training text): it needs more text, or more dropout, not more minutes."
         )
     elif gap < 0.3:
         text += (
-            f"Held-out text was still getting better when it ended, and training text is hardly better known ({last['train']:.2f} nats a "
-            f"word against {last['held_out']:.2f}): more minutes would help, and after them a wider model."
+            f"The held-out loss was still falling at the end, and the training loss is hardly lower ({last['train']:.2f} nats per word "
+            f"against {last['held_out']:.2f}): more minutes would help, then a wider model."
         )
     else:
         text += (
-            f"Held-out text was still getting better when it ended, but training text is much better known ({last['train']:.2f} nats a "
-            f"word against {last['held_out']:.2f}): more minutes help less and less; more text, or more dropout with more minutes, helps."
+            f"The held-out loss was still falling at the end, but the training loss is much lower ({last['train']:.2f} nats per word "
+            f"against {last['held_out']:.2f}): more minutes help less and less; more text, or more dropout with more minutes, helps."
         )
     return text
 
 
 def _samples(comparison: dict[str, Any]) -> str:
-    parts = [f"## Samples\n\nTemperature 0.8, top-p 0.95, seed {comparison['seed']}, 40 tokens at most."]
-    for at, prompt in enumerate(comparison["prompts"]):
-        rows = [(LABELS[name], f"**{prompt}**{m['samples'][at]}") for name, m in comparison["models"].items()]
+    parts = [f"## Samples\n\nTemperature 0.8, top-p 0.95, seed {comparison['seed']}, up to 40 tokens."]
+    for i, prompt in enumerate(comparison["prompts"]):
+        rows = [(LABELS[name], f"**{prompt}**{m['samples'][i]}") for name, m in comparison["models"].items()]
         parts.append(table(("model", "text"), rows))
     return "\n\n".join(parts)
 
@@ -126,21 +129,21 @@ def _plot(directory: Path, models: dict[str, dict[str, Any]]) -> None:
     names = [LABELS[name] for name in models]
     bits = [m["bits_per_byte"] for m in models.values()]
     figure, axes = plt.subplots(figsize=(7, 0.6 + 0.45 * len(names)), layout="constrained")
-    bars = axes.barh(names, bits, color=[f"C{n}" for n in range(len(names))])
+    bars = axes.barh(names, bits, color=[f"C{i}" for i in range(len(names))])
     axes.bar_label(bars, fmt="%.3f", padding=3)
     axes.set_xlim(0, 1.15 * max(bits))
     axes.invert_yaxis()
-    save_figure(figure, axes, "Bits per byte of held-out text: less is better", "bits per byte", directory / "bits_per_byte.png")
+    save_figure(figure, axes, "Bits per byte of held-out text: lower is better", "bits per byte", directory / "bits_per_byte.png")
 
     figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
-    for n, (name, m) in enumerate(models.items()):
-        axes.scatter(m["tokens_per_second"], m["bits_per_byte"], s=60, color=f"C{n}")
-        offset = (8, -14 if name == "llm" else 5)  # it is close to its base
+    for i, (name, m) in enumerate(models.items()):
+        axes.scatter(m["tokens_per_second"], m["bits_per_byte"], s=60, color=f"C{i}")
+        offset = (8, -14 if name == "llm" else 5)  # clear of the base LLM's label, which is close
         axes.annotate(LABELS[name], (m["tokens_per_second"], m["bits_per_byte"]), offset, textcoords="offset points")
     axes.set_xscale("log")
     axes.margins(x=0.25, y=0.15)
     axes.set_ylabel("bits per byte")
-    save_figure(figure, axes, "What better predictions cost", "tokens/s, one request at a time", directory / "speed.png")
+    save_figure(figure, axes, "The price of better predictions", "tokens/s, one request at a time", directory / "speed.png")
 
 
 def _plot_curve(directory: Path, curve: list[dict[str, float]]) -> None:
@@ -148,4 +151,4 @@ def _plot_curve(directory: Path, curve: list[dict[str, float]]) -> None:
     for name, label in (("train", "training text"), ("held_out", "held-out text")):
         axes.plot([epoch["words"] / 1e6 for epoch in curve], [epoch[name] for epoch in curve], marker="o", label=label)
     axes.legend()
-    save_figure(figure, axes, "The LSTM's passes: nats per word of the vocabulary", "million words read", directory / "lstm.png")
+    save_figure(figure, axes, "The LSTM's epochs: nats per word of the vocabulary", "million words", directory / "lstm.png")

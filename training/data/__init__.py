@@ -1,1 +1,1 @@
-"""From a data set to batches: `squad`, `selection`, `encoding`, `batching`."""
+"""From a data set to batches: load it, select rows, encode them as sequences, and batch the sequences."""

@@ -1,4 +1,4 @@
-"""From sequences to batches: grouped by length under a token budget, divided among processes, padded on the right."""
+"""Batch sequences: group them by length under a token budget, split each step among processes, pad on the right."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -9,65 +9,70 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
+PADDING = np.iinfo(np.int64).max
+"""The segment of padding tokens."""
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences that are computed at once, padded on the right."""
+    """Sequences for one forward pass, padded on the right."""
 
     input_ids: torch.Tensor
     """(rows, longest), int64."""
     position_ids: torch.Tensor
     """(rows, longest), int64."""
     segments: torch.Tensor | None
-    """(rows, longest): see `training.data.encoding.Sequence`; None where every row is one segment, so that being causal is enough."""
+    """(rows, longest), int64; see `training.data.encoding.TrainingSequence`. None if every row is a single segment: then a
+    causal mask is enough."""
     predictors: torch.Tensor
-    """(supervised,): where, in `input_ids` flattened, a supervised token must be predicted."""
+    """(supervised,): indices into the flattened `input_ids` of the tokens that predict `targets`."""
     targets: torch.Tensor
-    """(supervised,): the tokens to predict there."""
+    """(supervised,): the tokens to predict."""
     weights: torch.Tensor
-    """(supervised,): their weights in the loss, float32."""
+    """(supervised,): the loss weights of `targets`, float32."""
     tokens: int
-    """Tokens that are not padding."""
+    """The number of tokens, without padding."""
 
     def to(self, device: torch.device) -> Self:
-        """The same batch on `device`."""
+        """Return the same batch on `device`."""
         moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
         return type(self)(**{**vars(self), **moved})
 
 
 def collate(rows: Sequence[dict[str, Any]]) -> Batch:
-    """A `Batch` of encoded sequences; without any, one token of padding, for a process that has nothing to do in a step."""
+    """Pad encoded sequences to a `Batch`.
+
+    A process may have no rows in a step. The batch is then a single token of padding.
+    """
     longest = max((len(row["input_ids"]) for row in rows), default=1)
     shape = (max(len(rows), 1), longest)
     input_ids, position_ids = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     segments = np.full(shape, PADDING, dtype=np.int64)
     weights = np.zeros(shape, dtype=np.float32)
-    for at, row in enumerate(rows):
-        width = len(row["input_ids"])
-        input_ids[at, :width], position_ids[at, :width] = row["input_ids"], row["position_ids"]
-        segments[at, :width], weights[at, :width] = row["segments"], row["weights"]
-    flat = np.flatnonzero(weights)
-    several = any(row["segments"][0] != row["segments"][-1] for row in rows)
+    for i, row in enumerate(rows):
+        length = len(row["input_ids"])
+        input_ids[i, :length] = row["input_ids"]
+        position_ids[i, :length] = row["position_ids"]
+        segments[i, :length] = row["segments"]
+        weights[i, :length] = row["weights"]
+    supervised = np.flatnonzero(weights)
+    has_several_segments = any(row["segments"][0] != row["segments"][-1] for row in rows)
     return Batch(
         input_ids=torch.from_numpy(input_ids),
         position_ids=torch.from_numpy(position_ids),
-        segments=torch.from_numpy(segments) if several else None,
-        predictors=torch.from_numpy(flat - 1),
-        targets=torch.from_numpy(input_ids.reshape(-1)[flat]),
-        weights=torch.from_numpy(weights.reshape(-1)[flat]),
+        segments=torch.from_numpy(segments) if has_several_segments else None,
+        predictors=torch.from_numpy(supervised - 1),
+        targets=torch.from_numpy(input_ids.reshape(-1)[supervised]),
+        weights=torch.from_numpy(weights.reshape(-1)[supervised]),
         tokens=sum(len(row["input_ids"]) for row in rows),
     )
 
 
-PADDING = np.iinfo(np.int64).max
-"""The segment of padding."""
-
-
 class StepSampler:
-    """Which sequences each optimizer step learns from: of like length, at most `batch_tokens` tokens with their padding.
+    """Groups sequences into optimizer steps of similar length, up to `batch_tokens` tokens each, padding included.
 
-    The order is a pure function of the seed and the epoch, whatever the number of processes: shuffle the sequences, sort each pool of
-    1,024 by length, cut the pools into steps, shuffle the steps.
+    The order depends on the seed and the epoch only, not on the number of processes: shuffle the sequences, sort each
+    pool of 1,024 by length, cut the pools into steps, shuffle the steps.
     """
 
     POOL = 1024
@@ -77,52 +82,54 @@ class StepSampler:
         self.batch_tokens, self.seed = batch_tokens, seed
 
     def count(self, epochs: int) -> int:
-        """Steps in the first `epochs` epochs together: how sequences fall into steps differs from one to the next."""
+        """Return the number of steps in the first `epochs` epochs. It differs from epoch to epoch."""
         return sum(len(self.steps(epoch)) for epoch in range(epochs))
 
     def steps(self, epoch: int) -> list[list[int]]:
-        """The steps of an epoch, each the indices of its sequences."""
+        """Return the steps of an epoch, each as the indices of its sequences."""
         generator = np.random.default_rng([self.seed, epoch])
-        rows = generator.permutation(len(self.lengths))
+        order = generator.permutation(len(self.lengths))
         steps: list[list[int]] = []
-        for start in range(0, len(rows), self.POOL):
-            pool = rows[start : start + self.POOL]
+        for start in range(0, len(order), self.POOL):
+            pool = order[start : start + self.POOL]
             pool = pool[np.argsort(self.lengths[pool], kind="stable")]
             step: list[int] = []
-            for row in pool.tolist():
+            for row in pool.tolist():  # ascending lengths: the new row is the longest of the step
                 if step and (len(step) + 1) * self.lengths[row] > self.batch_tokens:
                     steps.append(step)
                     step = []
                 step.append(row)
             steps.append(step)
-        return [steps[at] for at in generator.permutation(len(steps))]
+        return [steps[i] for i in generator.permutation(len(steps))]
 
 
-def divide(step: list[int], lengths: np.ndarray, micro_tokens: int, processes: int) -> list[list[int]]:
-    """Cut a step into parts of at most `micro_tokens` tokens with their padding, as many for each of the `processes`; parts are
-    empty where there are fewer sequences than that. One sequence that is longer is a part by itself.
+def split_step(step: list[int], lengths: np.ndarray, micro_tokens: int, num_processes: int) -> list[list[int]]:
+    """Split a step into micro-batches of up to `micro_tokens` tokens, padding included.
+
+    Their number is a multiple of `num_processes`, so that each process gets the same number. Some are empty if the step
+    has too few sequences. A sequence longer than `micro_tokens` gets a micro-batch to itself.
     """
     ordered = np.asarray(sorted(step, key=lambda row: int(lengths[row])), dtype=np.int64)
-    for count in itertools.count(processes, processes):
-        parts = np.array_split(ordered, count)
-        if all(len(part) <= 1 or len(part) * lengths[part[-1]] <= micro_tokens for part in parts):
+    for count in itertools.count(num_processes, num_processes):
+        micro_batches = np.array_split(ordered, count)
+        if all(len(rows) <= 1 or len(rows) * lengths[rows[-1]] <= micro_tokens for rows in micro_batches):
             break
-    return [part.tolist() for part in parts]
+    return [rows.tolist() for rows in micro_batches]
 
 
-class MicroBatches(Sampler[list[int]]):
-    """For a DataLoader: the parts of one process, over the steps of an epoch from `start` on."""
+class MicroBatchSampler(Sampler[list[int]]):
+    """A DataLoader's batch sampler: the micro-batches of one process, in epoch `epoch` from step `start`."""
 
-    def __init__(self, sampler: StepSampler, micro_tokens: int, process: int = 0, processes: int = 1) -> None:
+    def __init__(self, sampler: StepSampler, micro_tokens: int, process_index: int = 0, num_processes: int = 1) -> None:
         self.sampler, self.micro_tokens = sampler, micro_tokens
-        self.process, self.processes = process, processes
+        self.process_index, self.num_processes = process_index, num_processes
         self.epoch, self.start = 0, 0
 
-    def parts(self, step: list[int]) -> list[list[int]]:
-        """What this process computes of a step."""
-        return divide(step, self.sampler.lengths, self.micro_tokens, self.processes)[self.process :: self.processes]
+    def micro_batches(self, step: list[int]) -> list[list[int]]:
+        """Return the micro-batches of `step` that this process computes."""
+        return split_step(step, self.sampler.lengths, self.micro_tokens, self.num_processes)[self.process_index :: self.num_processes]
 
     def __iter__(self) -> Iterator[list[int]]:
-        """The indices of each part's sequences."""
+        """Yield each micro-batch as the indices of its sequences."""
         for step in self.sampler.steps(self.epoch)[self.start :]:
-            yield from self.parts(step)
+            yield from self.micro_batches(step)

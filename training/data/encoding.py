@@ -1,13 +1,14 @@
-"""From questions to training sequences: the questions about one context share its tokens.
+"""Encode questions as training sequences in which the questions about one context share its tokens.
 
-A sequence holds a context once and behind it, as segments, its questions with their answers. Each segment reads the context and
-itself, at the positions that it would have alone, so the sequence gives exactly the losses and gradients of its rows one by one, for
-about a third of SQuAD's tokens. (Shared-prefix attention: Juravsky et al., "Hydragen", arXiv:2402.05099, for inference.)
+A sequence holds a context once, followed by one segment per question with its answer. Each segment attends to the
+context and to itself, at the positions it would have if it alone followed the context. The sequence therefore has
+exactly the losses and gradients of separate rows, with about a third of the tokens on SQuAD. (Juravsky et al.,
+"Hydragen", arXiv:2402.05099, share prefixes this way for inference.)
 """
 
 import hashlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,42 +19,46 @@ from transformers import PreTrainedTokenizerBase
 
 from models import llm
 from models.llm import PromptOrder, answer_text, document_start, question_prompt
+from training.data.selection import answerable, index_contexts
 from training.errors import TrainingError
 
 MIN_SHARED = 16
-"""Tokens that prompts must share before it pays to compute them once."""
+"""The shortest common prefix, in tokens, that is worth sharing."""
 
 
 @dataclass(frozen=True)
 class EncodingConfig:
-    """What is made of a question-answering data set."""
+    """How a question-answering data set is encoded."""
 
     order: PromptOrder = "context-first"
     share_context: bool = True
     max_length: int = 384
-    """Tokens of a sequence at most; a row that is longer by itself is left out."""
+    """The maximum length of a sequence in tokens. A question that is longer by itself is left out."""
     prompt_weight: float = 0.0
-    """Weight in the loss of a prompt's tokens; an answer's have weight 1."""
+    """Loss weight of the prompt's tokens. The answer's tokens have weight 1."""
     text_share: float = 0.0
-    """Share of the contexts that are learned as plain text too, …"""
+    """Share of the contexts that are also trained on as plain text, with weight `text_weight`."""
     text_weight: float = 0.0
-    """… with this weight in the loss of their tokens."""
+    """Loss weight of the tokens of plain text."""
     context_free_share: float = 0.0
-    """Share of the questions that are asked without their context too."""
+    """Share of the questions that are also trained on without their context."""
 
 
 @dataclass
 class TrainingSequence:
-    """A training sequence under construction; its lists have one entry a token."""
+    """A training sequence under construction. Each list has one entry per token."""
 
     input_ids: list[int] = field(default_factory=list)
     position_ids: list[int] = field(default_factory=list)
     segments: list[int] = field(default_factory=list)
-    """0: shared by the segments above 0; below 0: a segment that does not see what is shared."""
+    """Segment 0 is shared: every segment above 0 attends to it. A segment below 0 attends to itself only."""
     weights: list[float] = field(default_factory=list)
-    """Of the loss of predicting this token from the one before it; 0 where a segment begins."""
+    """Loss weight of predicting this token from the one before it; 0 for the first token of a segment."""
 
-    def add(self, ids: list[int], first_position: int, segment: int, weights: list[float]) -> None:
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def append(self, ids: list[int], first_position: int, segment: int, weights: list[float]) -> None:
         """Append a segment."""
         self.input_ids += ids
         self.position_ids += range(first_position, first_position + len(ids))
@@ -62,21 +67,29 @@ class TrainingSequence:
 
 
 def encode(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: EncodingConfig) -> Dataset:
-    """Sequences of the answerable `rows`: columns `input_ids`, `position_ids`, `segments`, `weights` (see `TrainingSequence`), `length` in
-    tokens, `supervised` (the sum of the weights) and `questions`. Cached on disk by `datasets`.
+    """Encode the answerable `rows` as sequences.
 
-    Raises TrainingError where the tokenizer merges the end of a prompt with its answer (serving sends the prompt alone, so
-    such a model would never have seen what it is asked), and where nothing fits into `config.max_length`.
+    The columns are `input_ids`, `position_ids`, `segments` and `weights` (see `TrainingSequence`), `length` in tokens,
+    `supervised` (the sum of the weights) and `questions` (their number). `datasets` caches the result on disk.
+
+    Raises TrainingError if the tokenizer merges the end of a prompt with its answer: serving sends the prompt alone, so
+    the model would get tokens that it was never trained on. Also raises TrainingError if no question fits into
+    `config.max_length`.
     """
-    places: dict[str, list[int]] = {}
-    for at, (context, answers) in enumerate(zip(rows["context"], rows["answers"], strict=True)):
-        if answers["text"]:
-            places.setdefault(context, []).append(at)
-    grouped = rows.select([at for group in places.values() for at in group]).select_columns(["context", "question", "answers"])
-    # A tokenizer's pickle changes with its first use, and a function's does not with its code: neither names a cache.
-    sources = [Path(__file__).read_text(), inspect.getsource(llm), tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token_id]
+    rows = answerable(rows)
+    by_context = [index for indices in index_contexts(rows["context"]).values() for index in indices]
+    grouped = rows.select(by_context).select_columns(["context", "question", "answers"])
+    # The default fingerprint pickles the function and the tokenizer, but a function's pickle does not change with its
+    # code, and a tokenizer's changes with its first use. So hash the source code and the tokenizer's definition.
+    sources = [
+        Path(__file__).read_text(),
+        inspect.getsource(llm),
+        inspect.getsource(index_contexts),
+        tokenizer.backend_tokenizer.to_str(),
+        tokenizer.eos_token_id,
+    ]
     encoded = grouped.map(
-        lambda batch: _columns(batch, tokenizer, config),
+        lambda batch: _encode_batch(batch, tokenizer, config),
         batched=True,
         remove_columns=grouped.column_names,
         new_fingerprint=Hasher.hash([grouped._fingerprint, sources, config]),
@@ -88,85 +101,115 @@ def encode(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: EncodingCo
 
 
 @dataclass(frozen=True)
-class _Row:
-    """A question with its answer and the end of the text, in tokens."""
+class _Example:
+    """The tokens of a prompt, its answer and the end of the text."""
 
     ids: list[int]
-    prompt: int
-    """How many of them are the prompt."""
+    prompt_length: int
+    """The number of tokens in the prompt."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
     def weights(self, config: EncodingConfig) -> list[float]:
-        return [config.prompt_weight] * self.prompt + [1.0] * (len(self.ids) - self.prompt)
+        return [config.prompt_weight] * self.prompt_length + [1.0] * (len(self) - self.prompt_length)
 
 
-def _columns(batch: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, config: EncodingConfig) -> dict[str, list[Any]]:
+def _encode_batch(batch: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, config: EncodingConfig) -> dict[str, list[Any]]:
+    """Encode a batch of rows as the columns of its sequences. `encode` maps this over the data set."""
     contexts, questions = batch["context"], batch["question"]
     answers = [references["text"][0] for references in batch["answers"]]
-    inside = _rows([question_prompt(*pair, config.order) for pair in zip(questions, contexts, strict=True)], answers, tokenizer)
-    drawn = [at for at, question in enumerate(questions) if _drawn(question, config.context_free_share)]
-    outside = dict(
-        zip(drawn, _rows([question_prompt(questions[at]) for at in drawn], [answers[at] for at in drawn], tokenizer), strict=True)
-    )
-    groups: dict[str, list[int]] = {}
-    for at, context in enumerate(contexts):
-        groups.setdefault(context, []).append(at)
-    sequences = [
-        sequence for group in groups.values() for sequence in _pack([inside[at] for at in group], [outside.get(at) for at in group], config)
-    ]
-    start = document_start(tokenizer)
-    texts = [start + context for context in groups if config.text_weight and _drawn(context, config.text_share)]
-    for ids in tokenizer(texts)["input_ids"] if texts else []:
-        sequences.append(TrainingSequence())
-        sequences[-1].add(ids[: config.max_length], 0, 0, [config.text_weight] * len(ids[: config.max_length]))
+    prompts = [question_prompt(question, context, config.order) for question, context in zip(questions, contexts, strict=True)]
+    examples = _tokenize(prompts, answers, tokenizer)
+
+    chosen = [i for i, question in enumerate(questions) if _is_chosen(question, config.context_free_share)]
+    without_context = _tokenize([question_prompt(questions[i]) for i in chosen], [answers[i] for i in chosen], tokenizer)
+    context_free = dict(zip(chosen, without_context, strict=True))
+
+    groups = index_contexts(contexts)
+    sequences: list[TrainingSequence] = []
+    for indices in groups.values():
+        sequences += _pack([examples[i] for i in indices], [context_free.get(i) for i in indices], config)
+    if config.text_weight:
+        sequences += _plain_text([context for context in groups if _is_chosen(context, config.text_share)], tokenizer, config)
     return {
-        **{name: [getattr(sequence, name) for sequence in sequences] for name in ("input_ids", "position_ids", "segments", "weights")},
-        "length": [len(sequence.input_ids) for sequence in sequences],
+        "input_ids": [sequence.input_ids for sequence in sequences],
+        "position_ids": [sequence.position_ids for sequence in sequences],
+        "segments": [sequence.segments for sequence in sequences],
+        "weights": [sequence.weights for sequence in sequences],
+        "length": [len(sequence) for sequence in sequences],
         "supervised": [sum(sequence.weights) for sequence in sequences],
         "questions": [len({segment for segment in sequence.segments if segment > 0}) for sequence in sequences],
     }
 
 
-def _rows(prompts: list[str], answers: list[str], tokenizer: PreTrainedTokenizerBase) -> list[_Row]:
+def _tokenize(prompts: list[str], answers: list[str], tokenizer: PreTrainedTokenizerBase) -> list[_Example]:
+    """Tokenize each prompt with its answer. Raises TrainingError if a prompt's tokens change when its answer follows."""
     if not prompts:
         return []
-    before = tokenizer(prompts)["input_ids"]
-    both = tokenizer([prompt + answer_text(answer) for prompt, answer in zip(prompts, answers, strict=True)])["input_ids"]
-    if any(ids[: len(prompt)] != prompt for prompt, ids in zip(before, both, strict=True)):
+    prompt_ids = tokenizer(prompts)["input_ids"]
+    full_ids = tokenizer([prompt + answer_text(answer) for prompt, answer in zip(prompts, answers, strict=True)])["input_ids"]
+    if any(full[: len(prompt)] != prompt for prompt, full in zip(prompt_ids, full_ids, strict=True)):
         raise TrainingError("this tokenizer merges the prompt's end with the answer: its base model cannot be trained with this template")
-    return [_Row([*ids, tokenizer.eos_token_id], len(prompt)) for prompt, ids in zip(before, both, strict=True)]
+    return [_Example([*full, tokenizer.eos_token_id], len(prompt)) for prompt, full in zip(prompt_ids, full_ids, strict=True)]
 
 
-def _pack(inside: list[_Row], outside: list[_Row | None], config: EncodingConfig) -> Iterator[TrainingSequence]:
-    """The sequences of one context's questions: `inside` with the context, `outside` those that are asked without it too."""
-    shared = min(_common(inside[0].ids, row.ids, min(row.prompt, inside[0].prompt)) for row in inside)
-    if not config.share_context or len(inside) == 1 or shared < MIN_SHARED:
-        shared = 0
-    sequence, segment = TrainingSequence(), 0
-    for row, free in zip(inside, outside, strict=True):
-        if len(row.ids) > config.max_length:
+def _pack(examples: list[_Example], context_free: list[_Example | None], config: EncodingConfig) -> Iterator[TrainingSequence]:
+    """Yield the sequences of one context's questions.
+
+    `context_free` holds, for each of the `examples`, the same question without its context, or None.
+    """
+    shared = _shared_prefix(examples) if config.share_context else 0
+    sequence, questions = TrainingSequence(), 0
+    for example, free in zip(examples, context_free, strict=True):
+        if len(example) > config.max_length:
             continue
-        if segment and (not shared or len(sequence.input_ids) + len(row.ids) - shared > config.max_length):
+        if questions and (not shared or len(sequence) + len(example) - shared > config.max_length):
             yield sequence
-            sequence, segment = TrainingSequence(), 0
-        segment += 1
-        if shared and segment == 1:
-            sequence.add(row.ids[:shared], 0, 0, row.weights(config)[:shared])
-        sequence.add(row.ids[shared:], shared, segment, row.weights(config)[shared:])
-        if free and config.share_context and len(sequence.input_ids) + len(free.ids) <= config.max_length:
-            sequence.add(free.ids, 0, -segment, free.weights(config))
-        elif free and len(free.ids) <= config.max_length:
-            alone = TrainingSequence()
-            alone.add(free.ids, 0, -1, free.weights(config))
-            yield alone
-    if segment:
+            sequence, questions = TrainingSequence(), 0
+        weights = example.weights(config)
+        if shared and not questions:
+            sequence.append(example.ids[:shared], 0, 0, weights[:shared])
+        questions += 1
+        sequence.append(example.ids[shared:], shared, questions, weights[shared:])
+
+        if free is None or len(free) > config.max_length:
+            continue
+        if config.share_context and len(sequence) + len(free) <= config.max_length:
+            sequence.append(free.ids, 0, -questions, free.weights(config))
+        else:
+            separate = TrainingSequence()
+            separate.append(free.ids, 0, -1, free.weights(config))
+            yield separate
+    if questions:
         yield sequence
 
 
-def _common(one: list[int], other: list[int], most: int) -> int:
-    """Tokens that two rows begin with alike, fewer than `most`: each segment keeps a token of its own prompt, which predicts."""
-    return next((at for at in range(most - 1) if one[at] != other[at]), most - 1)
+def _shared_prefix(examples: list[_Example]) -> int:
+    """Return the length of the prompts' common prefix in tokens, or 0 if it is not worth sharing.
+
+    The last token of a prompt is never shared: each segment needs its own to predict its answer's first token.
+    """
+    prefixes = [example.ids[: example.prompt_length - 1] for example in examples]
+    shared = 0
+    for tokens in zip(*prefixes, strict=False):
+        if len(set(tokens)) > 1:
+            break
+        shared += 1
+    return shared if len(examples) > 1 and shared >= MIN_SHARED else 0
 
 
-def _drawn(text: str, share: float) -> bool:
-    """Whether a text is among the `share` that its hash draws: the same ones in each run, in any order."""
+def _plain_text(contexts: Iterable[str], tokenizer: PreTrainedTokenizerBase, config: EncodingConfig) -> Iterator[TrainingSequence]:
+    """Yield each context as a separate document, truncated to `config.max_length`."""
+    start = document_start(tokenizer)
+    texts = [start + context for context in contexts]
+    for ids in tokenizer(texts)["input_ids"] if texts else []:
+        ids = ids[: config.max_length]
+        sequence = TrainingSequence()
+        sequence.append(ids, 0, 0, [config.text_weight] * len(ids))
+        yield sequence
+
+
+def _is_chosen(text: str, share: float) -> bool:
+    """Choose a `share` of all texts by their hash, so that every run chooses the same ones, whatever their order."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) < share * 2**64

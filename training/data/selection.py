@@ -1,4 +1,6 @@
-"""Choose rows of a data set: samples, whole contexts, answerable questions."""
+"""Select rows of a data set: random samples, whole contexts, answerable questions."""
+
+from collections.abc import Iterable
 
 import numpy as np
 from datasets import Dataset
@@ -8,45 +10,54 @@ from training.data.squad import Row, Splits
 
 
 def contexts(split: Dataset) -> list[str]:
-    """The distinct contexts in the order of the data: the text that the word models learn."""
+    """Return the distinct contexts in the order of the data. The word models train on this text."""
     return list(dict.fromkeys(split["context"]))
 
 
+def index_contexts(contexts: Iterable[str]) -> dict[str, list[int]]:
+    """Map each context to the indices of its rows. Contexts are in the order of their first row."""
+    indices: dict[str, list[int]] = {}
+    for index, context in enumerate(contexts):
+        indices.setdefault(context, []).append(index)
+    return indices
+
+
 def draw(rows: Dataset, count: int | None, seed: int) -> Dataset:
-    """`count` rows (or all) in an order drawn by `seed`: SQuAD is sorted by article, so its first rows are no sample."""
+    """Return up to `count` rows (all if None) in a random order.
+
+    SQuAD is sorted by article, so its first rows are not a sample.
+    """
     shuffled = rows.shuffle(seed=seed)
     return shuffled if count is None else shuffled.select(range(min(count, len(shuffled))))
 
 
 def split_contexts(rows: Dataset, count: int, seed: int) -> tuple[Dataset, Dataset]:
-    """At most `count` rows, taken by whole contexts in an order drawn by `seed`, and the rows of all other contexts.
+    """Split `rows` into whole contexts drawn at random, up to `count` rows in all, and the remaining rows.
 
-    Together, for questions that share their context are learned at once, and a context that is held out is held out whole. A first context
-    with more questions than `count` is taken all the same.
+    Contexts stay whole because questions about the same context are trained together, and because a held-out context must
+    not be trained on. The first context drawn is taken even if it alone has more than `count` rows.
     """
-    places: dict[str, list[int]] = {}
-    for at, context in enumerate(rows["context"]):
-        places.setdefault(context, []).append(at)
-    order = list(places.values())
+    groups = list(index_contexts(rows["context"]).values())
     taken: list[int] = []
-    for group in np.random.default_rng(seed).permutation(len(order)):
-        if taken and len(taken) + len(order[group]) > count:
+    for number in np.random.default_rng(seed).permutation(len(groups)):
+        group = groups[number]
+        if taken and len(taken) + len(group) > count:
             break
-        taken += order[group]
+        taken += group
     return rows.select(sorted(taken)), rows.select(sorted(set(range(len(rows))) - set(taken)))
 
 
 def answerable(rows: Dataset) -> Dataset:
-    """The rows that have an answer."""
-    return rows.select([at for at, answers in enumerate(rows["answers"]) if answers["text"]])
+    """Return the rows that have an answer."""
+    return rows.select([index for index, answers in enumerate(rows["answers"]) if answers["text"]])
 
 
 def describe_unanswered(splits: Splits) -> str:
-    """How many rows have no answer, such as SQuAD 2.0's impossible questions, for the user; empty where all have one."""
+    """Return a note for the user about the rows without an answer (SQuAD 2.0 has such questions); empty if there are none."""
     count = sum(len(split) - len(answerable(split)) for split in (splits.train, splits.test))
     return f" ({count:,} without an answer are left out)" if count else ""
 
 
 def eval_loader(rows: Dataset, batch_size: int = 32) -> DataLoader[list[Row]]:
-    """Test questions as lists of rows, the unanswerable ones left out."""
+    """Return a loader that yields the answerable rows as lists of up to `batch_size`."""
     return DataLoader(answerable(rows), batch_size=batch_size, collate_fn=list)

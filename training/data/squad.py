@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset, DatasetDict, load_dataset
 
 from training.errors import TrainingError, first_line
 
 COLUMNS = {"context", "question", "answers"}
-SCHEMA = "expected SQuAD's schema, a row for each question: context (text), question (text), answers {text: [text, …]}"
+SCHEMA = "expected SQuAD's schema, one row per question: context (text), question (text), answers {text: [text, …]}"
 FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
@@ -32,14 +32,14 @@ class Row(TypedDict):
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set's training and test questions. No context is in both."""
+    """The training and test questions of a data set. No context is in both."""
 
     train: Dataset
     test: Dataset
 
     @functools.cached_property
     def description(self) -> dict[str, Any]:
-        """For the models' metadata: a fingerprint of the content, and row counts. Reads all rows, once."""
+        """A fingerprint of the content and the row counts, for the models' metadata. The first access reads all rows."""
         digest = hashlib.sha256()
         for split in (self.train, self.test):
             for batch in split.select_columns(sorted(COLUMNS)).iter(1000):
@@ -52,28 +52,18 @@ class Splits:
 
 
 def load_splits(source: str) -> Splits:
-    """Load a Hub id, a directory or a file. The test split is `validation` or `test`; where there is neither, a tenth of
-    the contexts is held out. Raises TrainingError where the source, a column or a row is missing.
+    """Load a data set from a Hub id, a directory or a file.
+
+    The test split is `validation` or `test`. If there is neither, a tenth of the contexts is held out. Raises
+    TrainingError if the source cannot be loaded, a split or a column is missing, or a row does not match the schema.
     """
-    path = Path(source).expanduser()
     try:
-        if path.is_file():
-            if not path.stat().st_size:
-                raise TrainingError(f"data set {source}: the file is empty; {SCHEMA}")
-            if path.suffix not in FORMATS:
-                raise TrainingError(f"data set {source}: cannot read {path.suffix or 'this file'}; expected {', '.join(FORMATS)}")
-            splits = load_dataset(FORMATS[path.suffix], data_files={"train": str(path)})
-        elif path.is_dir():
-            splits = load_dataset(str(path))
-        elif source.count("/") != 1 or source.startswith((".", "/", "~")) or path.suffix in FORMATS:
-            raise TrainingError(f"data set {source}: no such file or directory; {SCHEMA}")
-        else:
-            splits = load_dataset(source)
+        splits = _load(source)
     except TrainingError:
         raise
-    except Exception as error:  # datasets raises what its file readers and the Hub's client raise
+    except Exception as error:  # datasets passes on any exception of its file readers and of the Hub's client
         raise TrainingError(
-            f"data set {source} cannot be loaded ({first_line(error)}): give --dataset a Hub id that can be reached, or a local "
+            f"data set {source} cannot be loaded ({first_line(error)}): give --dataset the id of a Hub data set, or a local "
             f"directory or file; {SCHEMA}; or run --preset quickstart, which needs no Hub"
         ) from error
     train = splits.get("train")
@@ -87,8 +77,27 @@ def load_splits(source: str) -> Splits:
     return Splits(train, test)
 
 
+def _load(source: str) -> DatasetDict:
+    """Load all splits of `source`.
+
+    Raises TrainingError if it is neither a Hub id nor a directory nor a readable file, and any exception that `datasets` raises.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        if not path.stat().st_size:
+            raise TrainingError(f"data set {source}: the file is empty; {SCHEMA}")
+        if path.suffix not in FORMATS:
+            raise TrainingError(f"data set {source}: cannot read {path.suffix or 'this file'}; expected {', '.join(FORMATS)}")
+        return load_dataset(FORMATS[path.suffix], data_files={"train": str(path)})
+    if path.is_dir():
+        return load_dataset(str(path))
+    if source.count("/") != 1 or source.startswith((".", "/", "~")) or path.suffix in FORMATS:
+        raise TrainingError(f"data set {source}: no such file or directory; {SCHEMA}")
+    return load_dataset(source)
+
+
 def _check(split: Dataset, source: str, name: str) -> None:
-    """Raise TrainingError for a missing column, an empty split, or the first row that is not in the schema."""
+    """Raise TrainingError if a column is missing, the split is empty, a row does not match the schema, or no row has an answer."""
     where = f"data set {source}, split {name}"
     if missing := COLUMNS - set(split.column_names):
         columns = ", ".join(split.column_names)
@@ -96,23 +105,26 @@ def _check(split: Dataset, source: str, name: str) -> None:
     if not len(split):
         raise TrainingError(f"{where}: it is empty; {SCHEMA}")
     answered = 0
-    for at, row in enumerate(split.select_columns(sorted(COLUMNS)), start=1):
+    for number, row in enumerate(split.select_columns(sorted(COLUMNS)), start=1):
         for column in ("context", "question"):
             if not isinstance(row[column], str) or not row[column].strip():
-                raise TrainingError(f"{where}, row {at}: {column} is {row[column]!r}; {SCHEMA}")
+                raise TrainingError(f"{where}, row {number}: {column} is {row[column]!r}; {SCHEMA}")
         texts = row["answers"].get("text") if isinstance(row["answers"], dict) else None
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise TrainingError(f"{where}, row {at}: answers is {row['answers']!r}; {SCHEMA}")
+            raise TrainingError(f"{where}, row {number}: answers is {row['answers']!r}; {SCHEMA}")
         answered += bool(texts)
     if not answered:
         raise TrainingError(f"{where}: no question has an answer; {SCHEMA}")
 
 
 def _hold_out(rows: Dataset, source: str) -> tuple[Dataset, Dataset]:
-    """A tenth of the contexts, at least one: those with the least hashes, wherever their rows stand."""
+    """Hold out a tenth of the contexts, at least one, as test rows. Returns the training rows and the test rows.
+
+    The contexts with the smallest hashes are held out, so the order of the rows does not matter.
+    """
     ranked = sorted(set(rows["context"]), key=lambda context: hashlib.sha256(context.encode()).digest())
     if len(ranked) < 2:
-        raise TrainingError(f"data set {source}: it has one context and no test split; expected another context to hold out")
-    held = set(ranked[: max(1, len(ranked) // 10)])
-    test = [at for at, context in enumerate(rows["context"]) if context in held]
+        raise TrainingError(f"data set {source}: it has one context and no test split; expected at least two contexts")
+    held_out = set(ranked[: max(1, len(ranked) // 10)])
+    test = [index for index, context in enumerate(rows["context"]) if context in held_out]
     return rows.select(sorted(set(range(len(rows))) - set(test))), rows.select(test)

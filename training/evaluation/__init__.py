@@ -1,1 +1,1 @@
-"""What models are measured by: answers, calibration, bits per byte."""
+"""Measures of the trained models: answers, calibration, bits per byte."""

@@ -1,7 +1,7 @@
-"""Bits per byte of held-out text: what any two language models compare by, whatever their tokens or words are.
+"""Bits per byte of held-out text: a metric that compares any two language models, whatever their tokens or words are.
 
-The negative log-likelihood of all tokens in bits, over the bytes of the text in UTF-8 (The Pile: Gao et al., arXiv:2101.00027, section
-3.1).
+It is the negative log-likelihood of all tokens in bits, divided by the number of UTF-8 bytes of the text (The Pile: Gao et
+al., arXiv:2101.00027, section 3.1).
 """
 
 import math
@@ -12,32 +12,37 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.llm import document_start
 from models.spelling import Spelling
 from models.words import UNKNOWN, Vocabulary, tokenize
+from training.progress import progress_bar
 
 BATCH = 8
 CONTEXTS = 100
-"""Held-out contexts that a language model is scored on, …"""
+"""The number of held-out contexts on which language models are measured."""
 
 
 def excerpts(contexts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[str]:
-    """… and as much of each as `max_length` of an LLM's tokens hold, a document's start among them: texts that every model reads whole."""
-    cut = []
+    """Return the first `CONTEXTS` texts, truncated so that an LLM can read each one whole.
+
+    A text and a document's start before it fit into `max_length` tokens. All models are measured on the same excerpts.
+    """
+    texts = []
     for text in contexts[:CONTEXTS]:
         ends = [end for _, end in tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]]
-        # Between words, where the beginning has the tokens that it has in the whole.
-        cut.append(text if len(ends) < max_length else text[: ends[max_length - 2]].rsplit(" ", 1)[0])
-    return cut
+        # Cut between words, so that the excerpt has the same tokens as the beginning of the whole text.
+        texts.append(text if len(ends) < max_length else text[: ends[max_length - 2]].rsplit(" ", 1)[0])
+    return texts
 
 
 @torch.no_grad()
 def bits_per_byte(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], autocast: bool) -> float:
-    """Of `texts`, each behind a document's start; where the tokenizer knows of none, the first token's bits are left out; a
-    word model always pays for its first word.
+    """Return the bits per byte of `texts`, each after a document's start.
+
+    If the tokenizer has no such token, the first token of each text is not charged. (Word models always pay for their first
+    word.)
     """
     device = next(model.parameters()).device
     start = document_start(tokenizer)
@@ -45,49 +50,56 @@ def bits_per_byte(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, te
     was_training = model.training
     model.eval()
     bits = 0.0
-    for at in range(0, len(rows), BATCH):
-        part = rows[at : at + BATCH]
-        ids = torch.zeros(len(part), len(part[-1]), dtype=torch.long)
-        counted = torch.zeros_like(ids, dtype=torch.bool)
-        for row, tokens in enumerate(part):
-            ids[row, : len(tokens)], counted[row, 1 : len(tokens)] = torch.tensor(tokens), True
-        ids, counted = ids.to(device), counted.to(device)
+    for first in range(0, len(rows), BATCH):
+        batch = rows[first : first + BATCH]
+        ids = torch.zeros(len(batch), len(batch[-1]), dtype=torch.long)
+        charged = torch.zeros_like(ids, dtype=torch.bool)
+        for i, tokens in enumerate(batch):
+            ids[i, : len(tokens)] = torch.tensor(tokens)
+            charged[i, 1 : len(tokens)] = True
+        ids, charged = ids.to(device), charged.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             logits = model(input_ids=ids, use_cache=False).logits
-        bits += float(cross_entropy(logits[:, :-1][counted[:, 1:]].float(), ids[counted], reduction="sum")) / math.log(2)
+        bits += float(cross_entropy(logits[:, :-1][charged[:, 1:]].float(), ids[charged], reduction="sum")) / math.log(2)
     model.train(was_training)
     return bits / _bytes(texts)
 
 
 class WordModel(Protocol):
-    """What the bigram and the LSTM have in common here."""
+    """The part of the bigram's and the LSTM's interface that this module uses."""
 
     vocabulary: Vocabulary
     spelling: Spelling
 
     def logprobs(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Log P of each id after those before it, but for the first."""
+        """Return log P(ids[i + 1] | ids[: i + 1]) for each i, shape (len(ids) - 1,)."""
         ...
 
 
 def word_model_bits(model: WordModel, texts: Sequence[str]) -> float:
-    """The cost of all `texts`, each from its beginning, in bits: of its words, and of the spelling of those outside the vocabulary."""
+    """Return the bits that `model` needs for all `texts`, each read from its beginning.
+
+    A word outside the vocabulary also costs the bits of its spelling. The end of a text is not charged.
+    """
     nats, unknown = 0.0, list[str]()
-    for text in tqdm(texts, desc="predicting held-out text", leave=False, delay=2):
+    for text in progress_bar(texts, desc="predicting held-out text", leave=False, delay=2):
         tokens = tokenize(text)
-        ids = model.vocabulary.stream([tokens])
+        ids = model.vocabulary.encode_texts([tokens])
         nats -= float(model.logprobs(ids)[:-1].sum())
         unknown += [token for token, id in zip(tokens, ids[1:], strict=False) if id == UNKNOWN]
     return nats / math.log(2) + float(model.spelling.bits(unknown).sum())
 
 
 def word_model_metrics(model: WordModel, texts: Sequence[str]) -> dict[str, Any]:
-    """Bits per byte and perplexity per word of a word model."""
-    return scores(word_model_bits(model, texts) / _bytes(texts), texts)
+    """Return the bits per byte and the perplexity per word of a word model."""
+    return text_metrics(word_model_bits(model, texts) / _bytes(texts), texts)
 
 
-def scores(bits_per_byte: float, texts: Sequence[str]) -> dict[str, Any]:
-    """Bits for a byte of `texts`, and the same as perplexity for one of their words (`models/words.py`), whichever model spent them."""
+def text_metrics(bits_per_byte: float, texts: Sequence[str]) -> dict[str, Any]:
+    """Return a model's `bits_per_byte` on `texts`, and the same cost as perplexity per word.
+
+    The words are those of `models/words.py` for every model, whatever its own tokens are.
+    """
     words = sum(len(tokenize(text)) for text in texts)
     return {"bits_per_byte": bits_per_byte, "word_perplexity": 2 ** (bits_per_byte * _bytes(texts) / words)}
 

@@ -1,4 +1,4 @@
-"""How well the score of an answer predicts that the answer is right."""
+"""Calibration: whether the score of an answer is the probability that the answer is right."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +10,11 @@ from training.figures import save_figure
 
 
 def reliability(scores: Sequence[float], correct: Sequence[float], bins: int = 10) -> list[dict[str, float]]:
-    """What a score is worth: the answers by score, cut into `bins` of as many answers each; of each bin the mean score, the share that
-    is correct, and the number (DeGroot & Fienberg 1983, https://doi.org/10.2307/2987588; bins of like mass as in Nguyen & O'Connor 2015,
-    https://arxiv.org/abs/1508.05154).
+    """Compute a reliability diagram: sort the answers by score and cut them into `bins` of equal size.
+
+    Returns for each bin the mean score (`score`), the share of correct answers (`correct`) and the number of `answers`.
+    (DeGroot & Fienberg 1983, https://doi.org/10.2307/2987588; bins of equal size as in Nguyen & O'Connor 2015,
+    https://arxiv.org/abs/1508.05154.)
     """
     pairs = np.array([scores, correct]).T[np.argsort(scores, kind="stable")]
     parts = [part for part in np.array_split(pairs, bins) if len(part)]
@@ -20,14 +22,14 @@ def reliability(scores: Sequence[float], correct: Sequence[float], bins: int = 1
 
 
 def calibration_error(bins: list[dict[str, float]]) -> float:
-    """The mean distance between score and share of correct answers (expected calibration error), 0 at best."""
+    """Return the expected calibration error: the mean distance between score and share of correct answers, 0 at best."""
     return sum(part["answers"] * abs(part["score"] - part["correct"]) for part in bins) / sum(part["answers"] for part in bins)
 
 
 def plot_reliability(directory: Path, bins: list[dict[str, float]]) -> dict[str, str]:
-    """Draw the share of exact answers by score; returns the title by file name."""
+    """Draw the share of exact answers by score into `reliability.png`. Returns the figure's title by file name."""
     figure, axes = plt.subplots(figsize=(4.2, 4.2), layout="constrained")
-    axes.plot([0, 1], [0, 1], color="grey", linestyle="--", label="a probability")
+    axes.plot([0, 1], [0, 1], color="grey", linestyle="--", label="perfect calibration")
     axes.plot([part["score"] for part in bins], [part["correct"] for part in bins], marker="o", label="answers, a tenth each")
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     axes.legend()

@@ -1,1 +1,1 @@
-"""From trained weights to the artifact that is served."""
+"""Export trained weights as the artifact that is served."""

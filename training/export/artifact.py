@@ -1,4 +1,4 @@
-"""The artifact of an LLM: what the model store holds, and what serves it."""
+"""The artifact of an LLM, as the model store holds it."""
 
 import copy
 import json
@@ -9,26 +9,26 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from models.llm import LLM, SETTINGS, PromptOrder, document_start
+from models.llm import LLM, SETTINGS_FILE, PromptOrder, document_start
 from training.export.openvino_ir import export_openvino
 
 
 def save_artifact(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, prompt_order: PromptOrder) -> None:
-    """Write what the store holds: the Hugging Face directory in bf16, `trigen.json`, and the CPU engine's IR."""
+    """Write the artifact: a Hugging Face directory in bf16, `trigen.json`, and the CPU engine's OpenVINO IR."""
     shutil.rmtree(directory, ignore_errors=True)
     model = copy.deepcopy(model).bfloat16()
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-    ours = {"document_start": document_start(tokenizer), "prompt_order": prompt_order}
-    (directory / SETTINGS).write_text(json.dumps(ours) + "\n")
+    settings = {"document_start": document_start(tokenizer), "prompt_order": prompt_order}
+    (directory / SETTINGS_FILE).write_text(json.dumps(settings) + "\n")
     print("exporting for the CPU engine …", flush=True)
     export_openvino(directory, directory / "openvino")
 
 
 @contextmanager
 def open_artifact(directory: Path) -> Iterator[LLM]:
-    """The artifact behind the engine that serves it here."""
+    """Load an artifact into the engine that serves it on this machine, and close the engine afterwards."""
     llm = LLM.load(directory)
     try:
         yield llm

@@ -1,7 +1,7 @@
-"""From a Hugging Face directory to the stateful OpenVINO IR that openvino-genai batches continuously.
+"""Convert a Hugging Face directory to the stateful OpenVINO IR that openvino-genai's continuous batching runs.
 
-The graph takes the key-value cache as plain tensors and returns it; a gather by `beam_idx` reorders it; then it becomes
-state, whose initial value has the batch's size (continuous batching refuses the graph otherwise).
+The traced graph takes the key-value cache as plain tensors and returns it. A gather by `beam_idx` reorders it. Then it becomes state,
+with an initial value of the batch's size, which continuous batching requires.
 """
 
 import shutil
@@ -22,8 +22,8 @@ from transformers.utils import logging
 Weights = Literal["int4", "int8", "fp16", "fp32"]
 
 
-class _Step(torch.nn.Module):
-    """One forward pass with the cache as plain tensors: key and value of each layer in turn."""
+class _ForwardPass(torch.nn.Module):
+    """One forward pass with the cache as plain tensors: layer by layer, the key and then the value."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -45,10 +45,10 @@ class _Step(torch.nn.Module):
 
 
 def export_openvino(source: Path, target: Path, weights: Weights = "int8") -> None:
-    """Write `target`: `openvino_model` as IR, and the two configurations, which openvino-genai reads.
+    """Write the IR of the model in `source` as `target/openvino_model.xml`, with the two configurations that openvino-genai reads.
 
-    int8 weights are asymmetric, by output channel; fp16 are those of the model, rounded; int4 (in groups of 64, the head in int8) and fp32
-    are for comparison.
+    int8 weights are asymmetric, per output channel. fp16 weights are the model's, rounded. int4 (in groups of 64, with the head in int8)
+    and fp32 are for comparison.
     """
     target.mkdir(parents=True, exist_ok=True)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
@@ -63,7 +63,7 @@ def export_openvino(source: Path, target: Path, weights: Weights = "int8") -> No
 
 
 def _cache_shape(config: PretrainedConfig) -> tuple[int, int, int]:
-    """Layers, key-value heads and the size of a head."""
+    """Return the number of layers, of key-value heads, and the size of a head."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return config.num_hidden_layers, heads, head_size
@@ -71,7 +71,7 @@ def _cache_shape(config: PretrainedConfig) -> tuple[int, int, int]:
 
 def _trace(model: PreTrainedModel) -> ov.Model:
     layers, heads, head_size = _cache_shape(model.config)
-    batch, new, past = 2, 3, 5  # distinct sizes, so that none is mistaken for another while tracing
+    batch, new, past = 2, 3, 5  # distinct, so that tracing does not confuse one size with another
     example = (
         torch.ones(batch, new, dtype=torch.long),
         torch.ones(batch, past + new, dtype=torch.long),
@@ -79,13 +79,14 @@ def _trace(model: PreTrainedModel) -> ov.Model:
         *(torch.randn(batch, heads, past, head_size) for _ in range(2 * layers)),
     )
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # the tracer reads every property of the model, which warns of the deprecated ones …
+    # The tracer reads every property of the model. Deprecated ones warn through transformers' logging and as FutureWarning.
+    logging.set_verbosity_error()
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # … in this way too
+            warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", torch.jit._trace.TracerWarning)  # the mask's branches do not depend on the sizes
-            warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit, with which openvino 2026.4 traces
-            return ov.convert_model(_Step(model), example_input=example)
+            warnings.simplefilter("ignore", DeprecationWarning)  # openvino 2026.4 traces with torch.jit
+            return ov.convert_model(_ForwardPass(model), example_input=example)
     finally:
         logging.set_verbosity(verbosity)
 

@@ -1,4 +1,4 @@
-"""Whether the CPU engine gets int8 weights: what they cost in answers is measured for each model, not assumed."""
+"""Choose the CPU engine's weights: measure for each model how much F1 int8 costs instead of assuming that it costs nothing."""
 
 import asyncio
 import shutil
@@ -10,43 +10,44 @@ from typing import Any
 from datasets import Dataset
 
 from models.llm import LLM
-from training.evaluation.answers import ask, f1_cost
+from training.evaluation.answers import answer_rows, f1_cost
 from training.export.openvino_ir import Weights, export_openvino
 
-QUESTIONS = 500
-"""On which the two are compared, at most."""
+MAX_QUESTIONS = 500
+"""The number of questions to compare int8 and 16-bit weights on."""
 
 
 def choose_weights(directory: Path, rows: Dataset, limit: float | None) -> dict[str, Any]:
-    """Put 16-bit weights in the place of an artifact's int8 weights where those cost more than `limit` points of F1 on `rows`, by more
-    than the standard error of the questions' differences; None keeps int8 whatever it costs. Says so, and returns which weights
-    there are, what int8 costs in points, and the error.
+    """Replace the int8 weights of an artifact by 16-bit ones if int8 costs too much F1 on `rows`.
+
+    That is the case if the cost exceeds `limit` points by more than its standard error; with None, never. Prints the result, and returns
+    it: the weights, the cost of int8 in points of F1, and the standard error.
     """
-    rows = rows.select(range(min(QUESTIONS, len(rows))))
+    rows = rows.select(range(min(MAX_QUESTIONS, len(rows))))
     with tempfile.TemporaryDirectory() as scratch:
-        exact = Path(scratch)
-        copy_with_weights(directory, exact, "fp16")
-        ours, theirs = (_matches(each, rows) for each in (directory, exact))
-        cost, error = f1_cost(ours, theirs)
-        keep = limit is None or cost - error <= limit
-        if not keep:
+        fp16 = Path(scratch)
+        copy_with_weights(directory, fp16, "fp16")
+        cost, error = f1_cost(_matches(directory, rows), _matches(fp16, rows))
+        keep_int8 = limit is None or cost - error <= limit
+        if not keep_int8:
             shutil.rmtree(directory / "openvino")
-            shutil.copytree(exact / "openvino", directory / "openvino")
+            shutil.copytree(fp16 / "openvino", directory / "openvino")
     print(
         f"int8 weights cost {cost:.2f} ± {error:.2f} points of F1 on {len(rows)} questions: "
-        + ("kept" if keep else f"more than {limit}, so the CPU engine gets 16-bit weights (--int8-limit)"),
+        + ("kept" if keep_int8 else f"more than {limit}, so the CPU engine gets 16-bit weights (--int8-limit)"),
         flush=True,
     )
-    return {"weights": "int8" if keep else "fp16", "int8_f1_cost": cost, "int8_f1_cost_error": error}
+    return {"weights": "int8" if keep_int8 else "fp16", "int8_f1_cost": cost, "int8_f1_cost_error": error}
 
 
 def copy_with_weights(artifact: Path, target: Path, weights: Weights) -> None:
-    """Put into `target` what the CPU engine reads of an artifact, with other weights."""
+    """Copy the files of an artifact that the CPU engine reads to `target`, with weights of another precision."""
     for file in artifact.glob("*.json"):
         shutil.copy(file, target)
     export_openvino(artifact, target / "openvino", weights)
 
 
 def _matches(directory: Path, rows: Dataset) -> list[dict[str, float]]:
+    """Return EM and F1 of the answers to `rows`."""
     with closing(LLM.load(directory, "openvino")) as llm:
-        return asyncio.run(ask(llm, rows, with_context=True))[1]
+        return asyncio.run(answer_rows(llm, rows, with_context=True))[1]

@@ -1,1 +1,1 @@
-"""Fine-tuning a causal LM for question answering: read `pipeline` first."""
+"""Fine-tune a causal LM for question answering: read `pipeline` first."""

@@ -1,7 +1,7 @@
-"""Attention for training: which positions a token reads, and a kernel that is fast on a CPU.
+"""Attention for training: the mask of sequences that share a context, and a kernel that is fast on CPUs.
 
-torch's fused attention on a CPU takes bf16 at a fraction of the matrix rate (its backward pass above all); at the lengths of questions and
-answers plain matrix products with a bf16 softmax are two to three times faster, and the scores they store are small.
+On a CPU, torch's fused attention reaches a fraction of the matrix rate in bf16, above all in the backward pass. At the lengths of
+questions and answers, plain matrix products with a bf16 softmax are two to three times faster, and the scores they store are small.
 """
 
 import torch
@@ -12,13 +12,14 @@ from transformers.masking_utils import AttentionMaskInterface
 MATMUL = "trigen_matmul"
 
 
-def readable(segments: Tensor) -> Tensor:
-    """(rows, length) segments to the boolean mask (rows, 1, length, length): a token reads itself and what is before it in its own
-    segment, and, from segments above 0, what is shared (segment 0).
+def segment_mask(segments: Tensor) -> Tensor:
+    """Return the boolean mask (rows, 1, length, length) for `segments` (rows, length).
+
+    A token attends to itself and to the earlier tokens of its segment; from segments above 0 also to segment 0, which is shared.
     """
-    reader, read = segments[:, :, None], segments[:, None, :]
+    query, key = segments[:, :, None], segments[:, None, :]
     causal = torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool, device=segments.device).tril()
-    return (((reader == read) | ((reader > 0) & (read == 0))) & causal)[:, None]
+    return (((query == key) | ((query > 0) & (key == 0))) & causal)[:, None]
 
 
 def matmul_attention(
@@ -31,9 +32,10 @@ def matmul_attention(
     dropout: float = 0.0,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """Transformers' attention interface: (rows, heads, length, size) to (rows, length, heads, size), in bf16.
+    """Compute attention in bf16, with the signature of transformers' AttentionInterface.
 
-    `attention_mask` is additive, (rows, heads, length, length) in bf16; None is causal. The softmax sums in fp32 and stores bf16.
+    Maps (rows, heads, length, size) to (rows, length, heads, size). `attention_mask` is additive, (rows, heads, length, length) in
+    bf16; None means causal. The softmax sums in fp32 and stores bf16.
     """
     rows, heads, length, size = query.shape
     groups = heads // key.shape[1]
@@ -42,8 +44,8 @@ def matmul_attention(
     with torch.autocast(query.device.type, enabled=False):
         query, key, value = (part.to(torch.bfloat16).reshape(rows * heads, length, size) for part in (query, key, value))
         if attention_mask is None:
-            unreadable = torch.full((length, length), float("-inf"), dtype=torch.bfloat16, device=query.device).triu(1)
-            bias = unreadable.expand(rows * heads, length, length)
+            future = torch.full((length, length), float("-inf"), dtype=torch.bfloat16, device=query.device).triu(1)
+            bias = future.expand(rows * heads, length, length)
         else:
             bias = attention_mask.view(rows * heads, length, length)
         scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=size**-0.5 if scaling is None else scaling)
@@ -57,17 +59,17 @@ def _no_mask(*_: object, **__: object) -> None:
 
 
 def choose_attention(model: PreTrainedModel, device: torch.device, bf16: bool) -> None:
-    """Let `model` attend by matrix products where that is faster, on a CPU in bf16, else by torch's fused attention."""
+    """Make `model` use matrix products on a CPU in bf16, where they are faster, and torch's fused attention otherwise."""
     AttentionInterface.register(MATMUL, matmul_attention)
     AttentionMaskInterface.register(MATMUL, _no_mask)
     model.set_attn_implementation(MATMUL if bf16 and device.type == "cpu" else "sdpa")
 
 
 def attention_mask(model: PreTrainedModel, segments: Tensor | None) -> Tensor | None:
-    """The mask for `segments` as `model`'s attention wants it: boolean for torch's, additive and per head for `matmul_attention`."""
+    """Return the mask of `segments` for `model`'s attention: boolean for torch's, additive and per head for `matmul_attention`."""
     if segments is None:
         return None
-    mask = readable(segments)
+    mask = segment_mask(segments)
     if model.config._attn_implementation != MATMUL:
         return mask
     bias = torch.zeros(mask.shape, dtype=torch.bfloat16, device=mask.device).masked_fill_(~mask, float("-inf"))

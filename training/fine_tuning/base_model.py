@@ -1,4 +1,4 @@
-"""The base model as it is trained: loaded, checked, and relieved of what costs time and gives nothing."""
+"""Load the base model, check it, and prepare it for training."""
 
 import inspect
 from pathlib import Path
@@ -10,41 +10,41 @@ from training.errors import TrainingError, first_line
 
 
 def load_base(source: str, max_length: int, dropout: float = 0.0) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal LM in fp32 and its tokenizer, from a Hub id or a directory. Raises TrainingError where it is out of reach, does
-    not hold rows of `max_length` tokens, or could not learn to end a text.
+    """Load a causal LM in fp32 and its tokenizer from a Hub id or a directory.
+
+    Raises TrainingError if it cannot be loaded, takes fewer than `max_length` tokens, or has no token that ends a text.
     """
     path = Path(source).expanduser()
     if source.startswith((".", "/", "~")) and not path.is_dir():
         raise TrainingError(f"base model {source}: no such directory")
     if path.is_dir() and not (path / "config.json").exists():
-        raise TrainingError(
-            f"base model {source}: there is no config.json in this directory; expected a causal LM as transformers saves it"
-        )
+        raise TrainingError(f"base model {source}: there is no config.json in this directory; expected a causal LM saved by transformers")
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    except Exception as error:  # each broken file, unknown architecture and absent Hub raises its own
+    except Exception as error:  # broken files, unknown architectures and an unreachable Hub raise many types
         raise TrainingError(
-            f"base model {source} cannot be loaded ({first_line(error)}): give --base-model a Hub id that can be reached or a local "
-            "directory of a causal LM, or run --preset quickstart, which needs no Hub"
+            f"base model {source} cannot be loaded ({first_line(error)}): give --base-model a reachable Hub id or a local directory "
+            "of a causal LM, or run --preset quickstart, which needs no Hub"
         ) from error
-    if (longest := getattr(model.config, "max_position_embeddings", max_length)) < max_length:
-        raise TrainingError(f"base model {source} reads {longest} tokens at most: give --max-length no more")
+    positions = getattr(model.config, "max_position_embeddings", max_length)
+    if positions < max_length:
+        raise TrainingError(f"base model {source} takes at most {positions} tokens: lower --max-length")
     if tokenizer.eos_token_id is None:
-        raise TrainingError(f"base model {source}: its tokenizer has no token that ends a text, so it could not learn to stop")
+        raise TrainingError(f"base model {source}: its tokenizer has no token that ends a text, so it cannot learn to stop")
     _set_dropout(model, dropout)
     return _with_fused_gelu(model), tokenizer
 
 
-def takes_segments(model: PreTrainedModel) -> bool:
-    """Whether questions can share their context: the architecture must take positions, and a mask for all of its layers."""
+def supports_shared_context(model: PreTrainedModel) -> bool:
+    """Return whether questions can share their context: the architecture must take position ids, and one mask for all layers."""
     config = model.config
     windowed = getattr(config, "sliding_window", None) or len(set(getattr(config, "layer_types", None) or ["full_attention"])) > 1
     return model._supports_sdpa and not windowed and "position_ids" in inspect.signature(model.base_model.forward).parameters
 
 
 def _with_fused_gelu(model: PreTrainedModel) -> PreTrainedModel:
-    # GPT-2's gelu_new is gelu_pytorch_tanh written out; the latter is one fused kernel.
+    # GPT-2's gelu_new computes the same function as gelu_pytorch_tanh, which is one fused kernel.
     if getattr(model.config, "activation_function", None) == "gelu_new":
         model.config.activation_function = "gelu_pytorch_tanh"
         for module in model.modules():
@@ -54,9 +54,9 @@ def _with_fused_gelu(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def _set_dropout(model: PreTrainedModel, share: float) -> None:
+def _set_dropout(model: PreTrainedModel, probability: float) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
-            module.p = share
+            module.p = probability
         if isinstance(getattr(module, "attention_dropout", None), float):  # Llama's attention; GPT-2's is a module
-            setattr(module, "attention_dropout", share)  # noqa: B010
+            setattr(module, "attention_dropout", probability)  # noqa: B010

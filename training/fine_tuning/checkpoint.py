@@ -1,4 +1,4 @@
-"""Checkpoints of a fine-tuning that is under way: written aside and renamed, so that what has its name is whole."""
+"""Checkpoints of the fine-tuning. Each is written under a temporary name and renamed, so that `step-…` is always complete."""
 
 import json
 import os
@@ -11,34 +11,34 @@ from accelerate import Accelerator
 
 STATE = "state.json"
 KEPT = 2
-"""Checkpoints that are kept: the newest, and one more, should the disk have lost it."""
+"""The number of checkpoints to keep: the newest, and the one before in case the disk loses a part of the newest."""
 
 
 def save_checkpoint(directory: Path, accelerator: Accelerator, step: int, state: dict[str, Any]) -> None:
-    """Write model, optimizer, every process's generators and `state` as `directory/step-…`, unless this step's is there.
+    """Write the model, the optimizer, every process's random generators and `state` as `directory/step-…`, unless that exists.
 
-    Every process must call this. Older ones are removed down to `KEPT`; `last` links to the newest.
+    Every process must call this. Removes all but the newest `KEPT` checkpoints; the link `last` points to the newest.
     """
     target = directory / f"step-{step:08d}"
-    aside = directory / f".{target.name}.writing"
-    present = _whole(target)
+    unfinished = directory / f".{target.name}.writing"
+    exists = _is_complete(target)
     accelerator.wait_for_everyone()
-    if present:
+    if exists:
         return
     if accelerator.is_main_process:
-        for left in directory.glob(".step-*.writing"):
-            shutil.rmtree(left)
-        aside.mkdir(parents=True)
+        for leftover in directory.glob(".step-*.writing"):
+            shutil.rmtree(leftover)
+        unfinished.mkdir(parents=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(aside))
+    accelerator.save_state(str(unfinished))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        files = {path.name: path.stat().st_size for path in aside.iterdir()}
-        (aside / STATE).write_text(json.dumps({"files": files, "state": state}), encoding="utf-8")
-        for path in (*aside.iterdir(), aside):
+        files = {path.name: path.stat().st_size for path in unfinished.iterdir()}
+        (unfinished / STATE).write_text(json.dumps({"files": files, "state": state}), encoding="utf-8")
+        for path in (*unfinished.iterdir(), unfinished):
             _flush(path)
         shutil.rmtree(target, ignore_errors=True)
-        aside.rename(target)
+        unfinished.rename(target)
         _flush(directory)
         _link(directory / "last", target.name)
         for old in sorted(directory.glob("step-*"))[:-KEPT]:
@@ -47,23 +47,23 @@ def save_checkpoint(directory: Path, accelerator: Accelerator, step: int, state:
 
 
 def newest_checkpoint(directory: Path) -> Path | None:
-    """The newest whole checkpoint; warns of each that was not written to its end, or lost a part since."""
-    for half in directory.glob(".step-*.writing"):
-        warnings.warn(f"checkpoint {half} was not written to its end and is skipped", stacklevel=2)
+    """Return the newest complete checkpoint, if any; warn of each one that was not fully written or has lost a file."""
+    for unfinished in directory.glob(".step-*.writing"):
+        warnings.warn(f"checkpoint {unfinished} was not fully written and is skipped", stacklevel=2)
     for path in sorted(directory.glob("step-*"), reverse=True):
-        if _whole(path):
+        if _is_complete(path):
             return path
-        warnings.warn(f"checkpoint {path} is not whole and is skipped", stacklevel=2)
+        warnings.warn(f"checkpoint {path} is not complete and is skipped", stacklevel=2)
     return None
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """What `save_checkpoint` was given as `state`."""
+    """Return the `state` that was passed to `save_checkpoint`."""
     state: dict[str, Any] = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["state"]
     return state
 
 
-def _whole(checkpoint: Path) -> bool:
+def _is_complete(checkpoint: Path) -> bool:
     try:
         files = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["files"]
         return all((checkpoint / name).stat().st_size == size for name, size in files.items())
@@ -72,7 +72,7 @@ def _whole(checkpoint: Path) -> bool:
 
 
 def _flush(path: Path) -> None:
-    """Have the disk hold what was written, before a rename promises it."""
+    """Flush a file or directory to the disk: the rename that follows promises that its content is there."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -81,7 +81,7 @@ def _flush(path: Path) -> None:
 
 
 def _link(link: Path, target: str) -> None:
-    aside = link.with_name(f".{link.name}")
-    aside.unlink(missing_ok=True)
-    aside.symlink_to(target)
-    aside.rename(link)
+    temporary = link.with_name(f".{link.name}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.rename(link)  # replaces the link atomically

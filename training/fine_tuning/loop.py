@@ -1,7 +1,7 @@
 """The fine-tuning loop: read `FineTuner.run` first.
 
-Every process computes its parts of each optimizer step; which sequences are in a step, and what divides its loss, depends on the
-seed and the epoch alone, so that any number of processes takes the same steps within rounding.
+Every process computes its share of each optimizer step. The sequences of a step and the divisor of its loss depend on the seed and
+the epoch only, so any number of processes takes the same steps, up to rounding.
 """
 
 import math
@@ -23,21 +23,24 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from training.config import Config
-from training.data.batching import Batch, MicroBatches, StepSampler, collate
+from training.data.batching import Batch, MicroBatchSampler, StepSampler, collate
 from training.fine_tuning.attention import attention_mask, choose_attention
 from training.fine_tuning.checkpoint import read_state, save_checkpoint
 from training.fine_tuning.metrics_log import MetricsLog
-from training.interruption import Interrupted, Interruption
+from training.interruption import Interruption
+from training.progress import progress_bar
 
 WARM_UP = 0.05
-"""Share of the training in which the learning rate rises."""
+"""Share of the training during which the learning rate rises."""
+Step = tuple[list[int], list[Batch]]
+"""The indices of all sequences of a step, and the batches of it that this process computes."""
 BAR = "{desc} {percentage:3.0f}%|{bar}| {remaining} left{postfix}"
 
 
 class SupervisedLoss(torch.nn.Module):
-    """A causal LM and its weighted cross-entropy over the supervised tokens, summed.
+    """A causal LM with the sum of its weighted cross-entropy over the supervised tokens.
 
-    They are a few percent of SQuAD's tokens and the head a third of GPT-2's work, so their hidden states are selected before the head.
+    Those are a few percent of SQuAD's tokens, and the head is a third of GPT-2's work, so only their hidden states reach the head.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -45,62 +48,64 @@ class SupervisedLoss(torch.nn.Module):
         self.model = model
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """The sum of weight × nats over the batch's supervised tokens, a float32 scalar."""
-        segmented = (
-            {"position_ids": batch.position_ids, "attention_mask": attention_mask(self.model, batch.segments)}
-            if batch.segments is not None
-            else {}
-        )
+        """Return the sum of weight × nats over the batch's supervised tokens, a float32 scalar."""
+        segmented = {}
+        if batch.segments is not None:
+            segmented = {"position_ids": batch.position_ids, "attention_mask": attention_mask(self.model, batch.segments)}
         hidden = self.model.base_model(input_ids=batch.input_ids, use_cache=False, **segmented).last_hidden_state
         logits = self.model.get_output_embeddings()(hidden.flatten(0, 1)[batch.predictors])
         return (cross_entropy(logits.float(), batch.targets, reduction="none") * batch.weights).sum()
 
 
-def learning_rate(peak: float, progress: float) -> float:
-    """The rate at a share of the training between 0 and 1: linear warm-up, then linear decay to zero."""
-    return peak * min(progress / WARM_UP, (1 - progress) / (1 - WARM_UP))
+def learning_rate(peak: float, fraction_done: float) -> float:
+    """Return the learning rate at a fraction of the training from 0 to 1: linear warm-up, then linear decay to zero."""
+    return peak * min(fraction_done / WARM_UP, (1 - fraction_done) / (1 - WARM_UP))
 
 
 @dataclass
 class Progress:
-    """What the loop has done so far: all that a checkpoint holds besides tensors."""
+    """The state of the loop, which a checkpoint holds besides the tensors. The field names are the keys of `state.json`."""
 
     epoch: int = 0
+    """The current epoch, from 0."""
     position: int = 0
-    """Steps done of this epoch."""
+    """Steps taken in this epoch."""
     steps: int = 0
+    """Steps taken in all epochs."""
     rows: int = 0
-    """Questions with their contexts."""
+    """Questions trained on; one that comes up in several epochs counts each time."""
     tokens: int = 0
-    """Computed, padding not counted; a context that questions share counts once."""
+    """Tokens computed, without padding. A context that questions share counts once."""
     seconds: float = 0.0
-    """Of training: evaluations and checkpoints are not counted."""
+    """Seconds of training, without validations and checkpoints."""
     loss: float = 0.0
-    """Exponential moving average over about ten steps, in nats per supervised token."""
+    """Exponential moving average of the loss over about ten steps, in nats per supervised token."""
     validations: int = 0
+    """Validations done."""
     marks: int = 0
-    """How many of the even parts after which a validation is due are done: a long step may pass several."""
+    """Validation marks passed. `config.validations` marks divide the training evenly; a long step may pass several, which one
+    validation covers."""
     best: dict[str, Any] = field(default_factory=dict)
-    """The scores of the best validation so far; empty before the first."""
+    """Metrics of the best validation so far; empty before the first."""
     stale: int = 0
-    """Validations since then."""
+    """Validations since the best one."""
 
     @property
     def tokens_per_second(self) -> float:
-        """Real tokens, padding not counted."""
+        """Tokens per second of training, without padding."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
-    def describe(self) -> dict[str, Any]:
-        """For metrics and metadata."""
+    def summary(self) -> dict[str, Any]:
+        """Return the values that belong in the model's metrics."""
         names = ("steps", "rows", "tokens", "seconds", "loss")
         return {name: getattr(self, name) for name in names} | {"tokens_per_second": self.tokens_per_second}
 
 
 class FineTuner:
-    """Trains `model` in place for `config.epochs` or `max_steps`, or until `seconds` are over; the schedule follows what comes first.
+    """Trains `model` in place for `config.epochs`, `config.max_steps` or `seconds`, whichever ends first.
 
-    `validate` is called by the main process `config.validations` times, evenly spread, with the count so far, and returns scores, `f1`
-    among them.
+    The learning rate follows whichever is further. The main process calls `validate` up to `config.validations` times, evenly spread;
+    `validate` returns metrics, `f1` among them.
     """
 
     def __init__(
@@ -110,14 +115,14 @@ class FineTuner:
         config: Config,
         seconds: float | None,
         accelerator: Accelerator,
-        records: MetricsLog,
+        metrics_log: MetricsLog,
         checkpoints: Path,
         validate: Callable[[Progress], dict[str, Any]],
     ) -> None:
         self.model, self.config, self.seconds, self.validate = model, config, seconds, validate
-        self.accelerator, self.records, self.checkpoints = accelerator, records, checkpoints
+        self.accelerator, self.metrics_log, self.checkpoints = accelerator, metrics_log, checkpoints
         choose_attention(model, accelerator.device, accelerator.mixed_precision == "bf16")
-        if accelerator.device.type == "cuda":  # by block: a whole model would want a dense mask and compile for minutes
+        if accelerator.device.type == "cuda":  # block by block: compiling the whole model takes minutes and needs a dense mask
             for block in blocks(model):
                 block.compile(dynamic=True)
         model.to(accelerator.device)
@@ -126,106 +131,132 @@ class FineTuner:
         self.sequences = sequences.with_format("numpy")
         self.weights, self.questions = np.asarray(sequences["supervised"]), np.asarray(sequences["questions"])
         steps = self.sampler.count(config.epochs)
-        self.total = min(steps, config.max_steps or steps)
-        self.done, self.saved = Progress(), 0.0
+        self.max_steps = min(steps, config.max_steps or steps)
+        self.progress = Progress()
+        self.saved_at = 0.0
+        """`progress.seconds` at the last checkpoint."""
 
     def resume(self, checkpoint: Path) -> None:
-        """Go on from a checkpoint as if nothing had happened."""
+        """Continue from a checkpoint as if the run had never stopped."""
         self.accelerator.load_state(str(checkpoint))
-        self.done = Progress(**read_state(checkpoint))
-        self.saved = self.done.seconds
-        self.records.cut(self.done.steps, self.done.validations)
+        self.progress = Progress(**read_state(checkpoint))
+        self.saved_at = self.progress.seconds
+        self.metrics_log.truncate(self.progress.steps, self.progress.validations)
 
     def run(self, interruption: Interruption) -> Progress:
-        """Train to the end. Raises `Interrupted`, after a checkpoint, where a signal asked for it."""
-        done, steps = self.done, self._steps()
+        """Train to the end: take steps until the next validation, save a checkpoint, validate, repeat.
+
+        A signal raises `Interrupted`: while training, once a checkpoint is written; while validating, at once.
+        """
         self.objective.train()
-        bar = tqdm(total=1.0, initial=self.reached, desc="fine-tuning", bar_format=BAR, disable=not self.accelerator.is_main_process)
-        with bar, interruption.deferred():
+        steps = self._load_steps()
+        is_main = self.accelerator.is_main_process
+        with progress_bar(total=1.0, initial=self.fraction_done, desc="fine-tuning", bar_format=BAR, disable=not is_main) as bar:
             while True:
-                if done.marks < (marks := math.floor(self.config.validations * self.reached)):
+                with interruption.deferred():
+                    self._train_until_validation(steps, bar, interruption)
                     self.save()
-                    with interruption.immediate():
-                        self._validate()
-                    done.marks = marks
-                if self.reached >= 1 or (self.config.early_stop and done.stale >= self.config.early_stop):
-                    break
-                asked = self._step(*next(steps), interruption)
-                if asked or done.seconds - self.saved > 60 * self.config.checkpoint_minutes:
-                    self.save()
-                if asked:
-                    raise Interrupted(asked, saved=True)
-                bar.set_postfix_str(f"step {done.steps}, loss {done.loss:.3f}, {done.tokens_per_second:,.0f} tokens/s", refresh=False)
-                bar.update(self.reached - bar.n)
-            self.save()
-        return done
+                if not self._needs_validation:
+                    return self.progress
+                self._validate()
 
     @property
-    def reached(self) -> float:
-        """The share of the training that is done: of its steps or of its time, whichever is more."""
-        return min(1.0, max(self.done.steps / self.total, self.done.seconds / self.seconds if self.seconds else 0.0))
+    def fraction_done(self) -> float:
+        """The fraction of the training that is done, by steps or by time, whichever is further."""
+        by_time = self.progress.seconds / self.seconds if self.seconds else 0.0
+        return min(1.0, max(self.progress.steps / self.max_steps, by_time))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the steps or the time are used up, or validations have stopped improving."""
+        return self.fraction_done >= 1 or (self.config.early_stop is not None and self.progress.stale >= self.config.early_stop)
 
     def save(self) -> None:
         """Write a checkpoint, unless this step has one."""
-        save_checkpoint(self.checkpoints, self.accelerator, self.done.steps, asdict(self.done))
-        self.saved = self.done.seconds
+        save_checkpoint(self.checkpoints, self.accelerator, self.progress.steps, asdict(self.progress))
+        self.saved_at = self.progress.seconds
 
-    def _steps(self) -> Iterator[tuple[list[int], list[Batch]]]:
-        """The sequences of each step, and the batches of them that this process computes, from where `done` stands."""
-        accelerator, done = self.accelerator, self.done
-        parts = MicroBatches(self.sampler, self.config.micro_tokens, accelerator.process_index, accelerator.num_processes)
-        # Its own generator: a new iterator draws from it, which a resumed run has one more of.
-        loader: DataLoader[Batch] = DataLoader(self.sequences, batch_sampler=parts, collate_fn=collate, generator=torch.Generator())
+    @property
+    def _marks_reached(self) -> int:
+        return math.floor(self.config.validations * self.fraction_done)
+
+    @property
+    def _needs_validation(self) -> bool:
+        return self.progress.marks < self._marks_reached
+
+    def _train_until_validation(self, steps: Iterator[Step], bar: "tqdm[Any]", interruption: Interruption) -> None:
+        """Take steps until a validation mark is passed, the training is finished, or any process has received a signal."""
+        progress = self.progress
+        while not self._needs_validation and not self.finished:
+            signal_number = self._take_step(*next(steps), interruption)
+            speed = f"{progress.tokens_per_second:,.0f} tokens/s"
+            bar.set_postfix_str(f"step {progress.steps}, loss {progress.loss:.3f}, {speed}", refresh=False)
+            bar.update(self.fraction_done - bar.n)
+            if signal_number:
+                interruption.requested = signal_number  # in every process, so that all of them stop after this step
+                return
+            if progress.seconds - self.saved_at > 60 * self.config.checkpoint_minutes:
+                self.save()
+
+    def _load_steps(self) -> Iterator[Step]:
+        """Yield the steps from `progress` on."""
+        accelerator, progress = self.accelerator, self.progress
+        batch_sampler = MicroBatchSampler(self.sampler, self.config.micro_tokens, accelerator.process_index, accelerator.num_processes)
+        # A DataLoader draws a seed for each new iterator, and a resumed run creates one iterator more. With a generator of its own,
+        # that does not change the global random state, which dropout uses.
+        generator = torch.Generator()
+        loader: DataLoader[Batch] = DataLoader(self.sequences, batch_sampler=batch_sampler, collate_fn=collate, generator=generator)
         while True:
-            parts.epoch, parts.start = done.epoch, done.position
+            batch_sampler.epoch, batch_sampler.start = progress.epoch, progress.position
             batches = iter(loader)
-            for step in self.sampler.steps(done.epoch)[done.position :]:
-                yield step, [next(batches) for _ in parts.parts(step)]
-            done.epoch, done.position = done.epoch + 1, 0
+            for step in self.sampler.steps(progress.epoch)[progress.position :]:
+                yield step, [next(batches) for _ in batch_sampler.micro_batches(step)]
+            progress.epoch, progress.position = progress.epoch + 1, 0
 
-    def _step(self, step: list[int], batches: list[Batch], interruption: Interruption) -> int:
-        """One optimizer step; returns the signal that any process was sent, or 0."""
-        began, accelerator, done = time.perf_counter(), self.accelerator, self.done
-        rate = learning_rate(self.config.learning_rate, max(self.reached, (done.steps + 1) / (self.total + 1)))
+    def _take_step(self, step: list[int], batches: list[Batch], interruption: Interruption) -> int:
+        """Take one optimizer step and log it. Return the signal that any process has received, or 0."""
+        started, accelerator, progress = time.perf_counter(), self.accelerator, self.progress
+        rate = learning_rate(self.config.learning_rate, max(self.fraction_done, (progress.steps + 1) / (self.max_steps + 1)))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        weight, own_loss = float(self.weights[step].sum()), 0.0
+        weight, local_loss = float(self.weights[step].sum()), 0.0
         for batch in batches:
             with nullcontext() if batch is batches[-1] else accelerator.no_sync(self.objective):
                 loss = self.objective(batch.to(accelerator.device)) / weight
-                own_loss += loss.item()
-                accelerator.backward(loss * accelerator.num_processes)  # their gradients are averaged
+                local_loss += loss.item()
+                accelerator.backward(loss * accelerator.num_processes)  # DistributedDataParallel averages the gradients; we want their sum
         norm = accelerator.clip_grad_norm_(self.objective.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-        # What each process alone knows: its share of the loss and of the tokens, its clock, its signal.
-        own = [own_loss, sum(batch.tokens for batch in batches), time.perf_counter() - began, interruption.requested or 0]
-        every = accelerator.gather(torch.tensor([own], dtype=torch.float64, device=accelerator.device)).cpu()
-        loss_sum, tokens = every[:, :2].sum(0).tolist()
-        took, asked = every[:, 2:].amax(0).tolist()
-        done.steps, done.position = done.steps + 1, done.position + 1
-        done.rows += int(self.questions[step].sum())
-        done.tokens += int(tokens)
-        done.seconds += took
-        done.loss += (loss_sum - done.loss) / min(done.steps, 10)
-        numbers = {"loss": loss_sum, "learning_rate": rate, "gradient_norm": float(norm)}
-        self.records.log("train", done.steps, **numbers, tokens_per_second=tokens / took, seconds=took)
-        return int(asked)
+        # Gather what each process alone knows: its share of the loss and of the tokens, its clock, its signal.
+        local = [local_loss, sum(batch.tokens for batch in batches), time.perf_counter() - started, interruption.requested or 0]
+        gathered = accelerator.gather(torch.tensor([local], dtype=torch.float64, device=accelerator.device)).cpu()
+        step_loss, tokens = gathered[:, :2].sum(0).tolist()
+        seconds, signal_number = gathered[:, 2:].amax(0).tolist()
+        progress.steps, progress.position = progress.steps + 1, progress.position + 1
+        progress.rows += int(self.questions[step].sum())
+        progress.tokens += int(tokens)
+        progress.seconds += seconds
+        progress.loss += (step_loss - progress.loss) / min(progress.steps, 10)
+        values = {"loss": step_loss, "learning_rate": rate, "gradient_norm": float(norm)}
+        self.metrics_log.log("train", progress.steps, **values, tokens_per_second=tokens / seconds, seconds=seconds)
+        return int(signal_number)
 
     def _validate(self) -> None:
-        done = self.done
-        scores = [self.validate(done) if self.accelerator.is_main_process else None]
-        result = broadcast_object_list(scores)[0]
-        done.validations += 1
-        if result["f1"] > done.best.get("f1", -1.0):
-            done.best, done.stale = result, 0
+        """Validate in the main process, and record the result in all of them."""
+        progress = self.progress
+        results = [self.validate(progress) if self.accelerator.is_main_process else None]
+        metrics = broadcast_object_list(results)[0]
+        progress.validations, progress.marks = progress.validations + 1, self._marks_reached
+        if metrics["f1"] > progress.best.get("f1", -1.0):
+            progress.best, progress.stale = metrics, 0
         else:
-            done.stale += 1
+            progress.stale += 1
 
 
 def build_optimizer(model: PreTrainedModel) -> torch.optim.AdamW:
-    """AdamW, fused; weight decay on matrices alone (embeddings among them), not on biases and norms."""
+    """Return a fused AdamW with weight decay on matrices, including embeddings, but not on biases and norms."""
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
@@ -233,5 +264,5 @@ def build_optimizer(model: PreTrainedModel) -> torch.optim.AdamW:
 
 
 def blocks(model: PreTrainedModel) -> torch.nn.ModuleList:
-    """The transformer blocks."""
+    """Return the transformer blocks."""
     return next(child for child in model.base_model.children() if isinstance(child, torch.nn.ModuleList))

@@ -1,7 +1,8 @@
-"""The LLM from a base model and a data set to its artifact: encode, fine-tune, validate, export, evaluate, report."""
+"""The fine-tuning from start to finish, a base model and a data set in, an artifact out: read `fine_tune` first."""
 
 import dataclasses
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,34 @@ from training.data.encoding import EncodingConfig, encode
 from training.data.selection import contexts, draw, split_contexts
 from training.data.squad import Splits
 from training.errors import TrainingError
-from training.evaluation.answers import evaluate, show_answers
+from training.evaluation.answers import evaluate, sample_answers
 from training.evaluation.bits_per_byte import bits_per_byte, excerpts
 from training.export.artifact import open_artifact, save_artifact
 from training.export.quantization import choose_weights
-from training.fine_tuning.base_model import takes_segments
+from training.fine_tuning.base_model import supports_shared_context
 from training.fine_tuning.checkpoint import newest_checkpoint
 from training.fine_tuning.loop import FineTuner, Progress
 from training.fine_tuning.metrics_log import MetricsLog
 from training.fine_tuning.report import write_report
 from training.interruption import Interruption
-from training.run import FINE_TUNING, settings
+from training.run import FINE_TUNING, effective_settings
 
-SHOWN = 5
-"""Fixed questions whose answers each validation shows."""
-CONTEXT_FREE = 200
-"""Test questions that are asked without their context too."""
+SAMPLE_ANSWERS = 5
+"""The number of questions whose answers each validation prints, always the same ones."""
+WITHOUT_CONTEXT = 200
+"""The number of test questions that are also asked without their context."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """The rows of a fine-tuning, split by their use."""
+
+    train: Dataset
+    validation: Dataset
+    """Held out of the training data; empty without validations."""
+    test: Dataset
+    texts: list[str]
+    """Held-out contexts, on which bits per byte are measured."""
 
 
 def fine_tune(
@@ -42,48 +55,30 @@ def fine_tune(
     accelerator: Accelerator,
     interruption: Interruption,
 ) -> dict[str, Any]:
-    """Fine-tune within `seconds` or the epochs, and put the best validation's weights (without validations, the last) in bf16 and as
-    the CPU engine's IR into `directory`, with the report. Returns the scores on test questions, asked of what this machine would serve:
-    int8 or fp16 weights on a CPU, bf16 on a GPU; the metrics name the engine. Processes other than the main one get an empty dict.
+    """Fine-tune the base model, write the artifact with its report into `directory`, and return the metrics on test questions.
+
+    The metrics are those of the engine that serves on this machine: int8 or fp16 weights on a CPU, bf16 on a GPU. Every process must
+    call this; all but the main one get an empty dict.
     """
     model, tokenizer = base
     work = config.output_dir / FINE_TUNING
-    train, held_out = splits.train, splits.train.select([])
-    if config.validations:
-        held_out, train = split_contexts(train, min(config.validation_examples, len(train) // 10), config.seed)
-        if not len(train):
-            raise TrainingError("the training data has one context, which a validation would take: give --validations 0")
-    if config.max_train_examples:
-        train, _ = split_contexts(train, config.max_train_examples, config.seed)
-    with accelerator.main_process_first():  # the others read its cache
-        sequences = encode(train, tokenizer, encoding_config(config, takes_segments(model)))
-    records = MetricsLog(work, accelerator.is_main_process)
+    data = split_data(splits, tokenizer, config)
+    with accelerator.main_process_first():  # the others then read the cache that the main process has written
+        sequences = encode(data.train, tokenizer, encoding_config(config, supports_shared_context(model)))
+    log = MetricsLog(work, accelerator.is_main_process)
     torch.manual_seed(config.seed + accelerator.process_index)
-    test = draw(splits.test, config.eval_examples, config.seed)
-    texts = excerpts(contexts(draw(splits.test, None, config.seed)), tokenizer, config.max_length)
-    autocast = accelerator.mixed_precision == "bf16"
-    if accelerator.is_main_process and not records.read("base"):
+    if accelerator.is_main_process and not log.read("base"):
         model.to(accelerator.device)
-        records.log("base", 0, bits_per_byte=bits_per_byte(model, tokenizer, texts, autocast))
+        base_bits_per_byte = bits_per_byte(model, tokenizer, data.texts, accelerator.mixed_precision == "bf16")
+        log.log("base", 0, bits_per_byte=base_bits_per_byte)
 
-    def validate(done: Progress) -> dict[str, Any]:
-        candidate = work / "candidate"
-        save_artifact(model, tokenizer, candidate, config.prompt)
-        with open_artifact(candidate) as llm:
-            scores = evaluate(llm, held_out) | {"answers": show_answers(llm, _first(held_out, SHOWN))}
-        records.log("validation", done.steps, **scores)
-        _print_validation(done, scores)
-        if scores["f1"] > done.best.get("f1", -1.0):
-            shutil.rmtree(work / "best", ignore_errors=True)
-            candidate.rename(work / "best")
-        return {"step": done.steps, "exact_match": scores["exact_match"], "f1": scores["f1"]}
+    def validate(progress: Progress) -> dict[str, Any]:
+        return validate_candidate(model, tokenizer, data.validation, progress, log, work, config)
 
-    tuning = FineTuner(model, sequences, config, seconds, accelerator, records, work / "checkpoints", validate)
-    if config.resume and (checkpoint := newest_checkpoint(work / "checkpoints")):
-        tuning.resume(checkpoint)
-        if accelerator.is_main_process:
-            print(f"going on from {checkpoint}: step {tuning.done.steps} of {tuning.total:,} at most", flush=True)
-    done = tuning.run(interruption)
+    tuner = FineTuner(model, sequences, config, seconds, accelerator, log, work / "checkpoints", validate)
+    if config.resume:
+        resume_from_newest_checkpoint(tuner, work / "checkpoints")
+    progress = tuner.run(interruption)
     accelerator.wait_for_everyone()
     if not accelerator.is_main_process:
         return {}
@@ -92,38 +87,100 @@ def fine_tune(
         shutil.copytree(work / "best", directory, dirs_exist_ok=True)
     else:
         save_artifact(model, tokenizer, directory, config.prompt)
-    tuned = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).to(accelerator.device)
-    metrics = done.describe() | {
-        "best_validation": done.best or None,
-        "bits_per_byte": bits_per_byte(tuned, tokenizer, texts, autocast),
-        "base_bits_per_byte": records.read("base")[0]["bits_per_byte"],
-    }
-    del tuned
-    if config.int8_check:  # on questions that neither trained nor score the model, where some are held out
-        metrics |= choose_weights(directory, held_out if len(held_out) else test, config.int8_limit)
-    with open_artifact(directory) as llm:
-        metrics |= {"engine": type(llm.engine).__name__} | evaluate(llm, test)
-        metrics["without_context"] = evaluate(llm, _first(test, CONTEXT_FREE), with_context=False)
-    records.log("test", done.steps, **metrics)
-    records.close()
-    write_report(work, records, settings(config), metrics)
+    metrics = progress.summary() | {"best_validation": progress.best or None}
+    metrics |= compare_bits_per_byte(directory, tokenizer, data.texts, accelerator, log)
+    if config.int8_check:  # preferably on questions that belong to neither the training nor the test data
+        metrics |= choose_weights(directory, data.validation if len(data.validation) else data.test, config.int8_limit)
+    metrics |= evaluate_artifact(directory, data.test)
+    log.log("test", progress.steps, **metrics)
+    log.close()
+    write_report(work, log, effective_settings(config), metrics)
     for path in (*work.glob("report.md"), *work.glob("*.png")):
         shutil.copy(path, directory)
     return metrics
 
 
-def encoding_config(config: Config, segments: bool = True) -> EncodingConfig:
-    """The encoding that `config` asks for. Without `segments` questions do not share their context, whatever `config` says."""
+def split_data(splits: Splits, tokenizer: PreTrainedTokenizerBase, config: Config) -> Data:
+    """Hold validation questions out of the training data, and limit the numbers of questions to the configured ones."""
+    train, validation = splits.train, splits.train.select([])
+    if config.validations:
+        validation, train = split_contexts(train, min(config.validation_examples, len(train) // 10), config.seed)
+        if not len(train):
+            raise TrainingError("the training data has one context, which the validation takes: give --validations 0")
+    if config.max_train_examples:
+        train, _ = split_contexts(train, config.max_train_examples, config.seed)
+    test = draw(splits.test, config.eval_examples, config.seed)
+    texts = excerpts(contexts(draw(splits.test, None, config.seed)), tokenizer, config.max_length)
+    return Data(train, validation, test, texts)
+
+
+def encoding_config(config: Config, can_share_context: bool = True) -> EncodingConfig:
+    """Return the encoding that `config` describes, without shared contexts if the model does not support them."""
     names = [field.name for field in dataclasses.fields(EncodingConfig) if field.name not in ("order", "share_context")]
     values = {name: getattr(config, name) for name in names}
-    return EncodingConfig(order=config.prompt, share_context=config.share_context and segments, **values)
+    return EncodingConfig(order=config.prompt, share_context=config.share_context and can_share_context, **values)
+
+
+def resume_from_newest_checkpoint(tuner: FineTuner, checkpoints: Path) -> None:
+    """Resume from the newest complete checkpoint, if there is one."""
+    checkpoint = newest_checkpoint(checkpoints)
+    if checkpoint is None:
+        return
+    tuner.resume(checkpoint)
+    if tuner.accelerator.is_main_process:
+        print(f"resuming from {checkpoint}: step {tuner.progress.steps} of up to {tuner.max_steps:,}", flush=True)
+
+
+def validate_candidate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Dataset,
+    progress: Progress,
+    log: MetricsLog,
+    work: Path,
+    config: Config,
+) -> dict[str, Any]:
+    """Export the current weights and evaluate the artifact on `rows`; if its F1 is the best so far, keep it as `best`.
+
+    Logs and prints the metrics and a few answers. Returns the step, EM and F1.
+    """
+    candidate, best = work / "candidate", work / "best"
+    save_artifact(model, tokenizer, candidate, config.prompt)
+    with open_artifact(candidate) as llm:
+        metrics = evaluate(llm, rows) | {"answers": sample_answers(llm, _first(rows, SAMPLE_ANSWERS))}
+    log.log("validation", progress.steps, **metrics)
+    _print_validation(progress, metrics)
+    if metrics["f1"] > progress.best.get("f1", -1.0):
+        shutil.rmtree(best, ignore_errors=True)
+        candidate.rename(best)
+    return {"step": progress.steps, "exact_match": metrics["exact_match"], "f1": metrics["f1"]}
+
+
+def compare_bits_per_byte(
+    directory: Path, tokenizer: PreTrainedTokenizerBase, texts: list[str], accelerator: Accelerator, log: MetricsLog
+) -> dict[str, Any]:
+    """Return the bits per byte of the chosen weights and of the base model: the model should remain a language model."""
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).to(accelerator.device)
+    return {
+        "bits_per_byte": bits_per_byte(model, tokenizer, texts, accelerator.mixed_precision == "bf16"),
+        "base_bits_per_byte": log.read("base")[0]["bits_per_byte"],
+    }
+
+
+def evaluate_artifact(directory: Path, test: Dataset) -> dict[str, Any]:
+    """Evaluate the artifact on test questions, with and without their contexts, through the engine that serves it here."""
+    with open_artifact(directory) as llm:
+        metrics = {"engine": type(llm.engine).__name__} | evaluate(llm, test)
+        metrics["without_context"] = evaluate(llm, _first(test, WITHOUT_CONTEXT), with_context=False)
+    return metrics
 
 
 def _first(rows: Dataset, count: int) -> Dataset:
     return rows.select(range(min(count, len(rows))))
 
 
-def _print_validation(done: Progress, scores: dict[str, Any]) -> None:
-    print(f"\nstep {done.steps}: EM {scores['exact_match']:.1f}  F1 {scores['f1']:.1f} on {scores['questions']} validation questions")
-    for shown in scores["answers"]:
-        print(f"  {shown['question']}\n    {shown['answer']!r}, expected {' or '.join(map(repr, shown['references']))}", flush=True)
+def _print_validation(progress: Progress, metrics: dict[str, Any]) -> None:
+    exact_match, f1, questions = metrics["exact_match"], metrics["f1"], metrics["questions"]
+    print(f"\nstep {progress.steps}: EM {exact_match:.1f}  F1 {f1:.1f} on {questions} validation questions")
+    for sample in metrics["answers"]:
+        print(f"  {sample['question']}\n    {sample['answer']!r}, expected {' or '.join(map(repr, sample['references']))}", flush=True)

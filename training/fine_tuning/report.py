@@ -1,4 +1,4 @@
-"""The report of a fine-tuning: one Markdown page with plots, next to the checkpoints and in the model's artifact."""
+"""Write the report of a fine-tuning: a Markdown page with plots, next to the checkpoints and in the model's artifact."""
 
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,17 @@ from training.fine_tuning.metrics_log import MetricsLog
 from training.run import display_name
 
 
-def write_report(directory: Path, records: MetricsLog, configuration: dict[str, Any], metrics: dict[str, Any]) -> None:
+def write_report(directory: Path, log: MetricsLog, configuration: dict[str, Any], metrics: dict[str, Any]) -> None:
     """Write `report.md` and its plots into `directory`."""
-    train, validations = records.read("train"), records.read("validation")
+    train, validations = log.read("train"), log.read("validation")
     plots = _plot(directory, train, validations) | plot_reliability(directory, metrics["reliability"])
     (directory / "report.md").write_text(
         "\n\n".join(
             [
                 f"# {display_name(configuration['base_model'])} fine-tuned on {display_name(configuration['dataset'])}",
-                _scores(metrics),
+                _metrics_table(metrics),
                 *(f"![{title}]({name}.png)" for name, title in plots.items()),
-                *([_validations(validations), _answers(validations[-1]["answers"])] if validations else []),
+                *([_validations_table(validations), _answers_table(validations[-1]["answers"])] if validations else []),
                 "## Configuration",
                 table(("setting", "value"), list(configuration.items())),
             ]
@@ -31,39 +31,43 @@ def write_report(directory: Path, records: MetricsLog, configuration: dict[str, 
     )
 
 
-def _scores(metrics: dict[str, Any]) -> str:
-    free, best, cost = metrics["without_context"], metrics["best_validation"], metrics.get("int8_f1_cost")
-    held = "no worse than" if metrics["bits_per_byte"] <= metrics["base_bits_per_byte"] else "**worse than**"
+def _metrics_table(metrics: dict[str, Any]) -> str:
+    without_context, best, cost = metrics["without_context"], metrics["best_validation"], metrics.get("int8_f1_cost")
+    verdict = "no worse than" if metrics["bits_per_byte"] <= metrics["base_bits_per_byte"] else "**worse than**"
     return table(
         ("measure", "value"),
         [
-            ("exact match", f"{metrics['exact_match']:.1f} % of {metrics['questions']:,} test questions, asked of {metrics['engine']}"),
+            ("exact match", f"{metrics['exact_match']:.1f} % of {metrics['questions']:,} test questions, answered by {metrics['engine']}"),
             ("F1", f"{metrics['f1']:.1f} %"),
             ("answers that are spans of their context", f"{metrics['span_share']:.1%}"),
-            ("answers that ended before the limit", f"{metrics['ended_share']:.1%}"),
+            ("answers that ended before the length limit", f"{metrics['ended_share']:.1%}"),
             ("mean length of an answer", f"{metrics['mean_answer_words']:.1f} words"),
             *(
                 [("CPU engine", f"{metrics['weights']} weights; int8 costs {cost:.2f} ± {metrics['int8_f1_cost_error']:.2f} points of F1")]
                 if cost is not None
                 else []
             ),
-            ("score", f"{calibration_error(metrics['reliability']):.1%} from the share of exact answers on average (calibration error)"),
+            (
+                "calibration error",
+                f"{calibration_error(metrics['reliability']):.1%}, the mean distance between score and share of exact answers",
+            ),
             (
                 "bits per byte on held-out contexts",
-                f"{metrics['bits_per_byte']:.4f}, {held} its base model's {metrics['base_bits_per_byte']:.4f}",
+                f"{metrics['bits_per_byte']:.4f}, {verdict} the base model's {metrics['base_bits_per_byte']:.4f}",
             ),
             (
                 "asked without a context",
-                f"F1 {free['f1']:.1f} %, {free['mean_answer_words']:.1f} words, {free['ended_share']:.1%} ended before the limit",
+                f"F1 {without_context['f1']:.1f} %, {without_context['mean_answer_words']:.1f} words, "
+                f"{without_context['ended_share']:.1%} ended before the length limit",
             ),
-            ("read in training", f"{metrics['rows']:,} questions, {metrics['tokens']:,} tokens, {metrics['steps']:,} steps"),
-            *([("registered", f"the weights of step {best['step']:,}, the best in validation")] if best else []),
+            ("trained on", f"{metrics['rows']:,} questions, {metrics['tokens']:,} tokens, {metrics['steps']:,} steps"),
+            *([("registered", f"the weights of step {best['step']:,}, which had the best validation")] if best else []),
             ("training time", f"{metrics['seconds']:,.0f} s, {metrics['tokens_per_second']:,.0f} tokens/s without padding"),
         ],
     )
 
 
-def _validations(validations: list[dict[str, Any]]) -> str:
+def _validations_table(validations: list[dict[str, Any]]) -> str:
     rows = [
         (f"{v['step']:,}", f"{v['exact_match']:.1f}", f"{v['f1']:.1f}", f"{v['span_share']:.1%}", f"{v['mean_answer_words']:.1f}")
         for v in validations
@@ -71,21 +75,21 @@ def _validations(validations: list[dict[str, Any]]) -> str:
     return "## Validations\n\n" + table(("step", "EM", "F1", "spans", "words in an answer"), rows)
 
 
-def _answers(shown: list[dict[str, Any]]) -> str:
-    rows = [(a["question"], " / ".join(a["references"]), a["answer"], a["without_context"]) for a in shown]
+def _answers_table(answers: list[dict[str, Any]]) -> str:
+    rows = [(a["question"], " / ".join(a["references"]), a["answer"], a["without_context"]) for a in answers]
     return "## The last validation's answers\n\n" + table(("question", "expected", "answer", "without a context"), rows)
 
 
 def _plot(directory: Path, train: list[dict[str, Any]], validations: list[dict[str, Any]]) -> dict[str, str]:
-    """Draw each curve into a PNG; returns their titles by file name."""
-    steps = [record["step"] for record in train]
+    """Draw each curve as a PNG. Return the titles by file name."""
+    steps = [line["step"] for line in train]
     titles = {
         "loss": "Loss, nats per supervised token",
         "learning_rate": "Learning rate",
         "tokens_per_second": "Tokens/s, without padding",
     }
     for name, title in titles.items():
-        values = [record[name] for record in train]
+        values = [line[name] for line in train]
         figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
         if name == "learning_rate":
             axes.plot(steps, values)
@@ -107,7 +111,7 @@ def _plot(directory: Path, train: list[dict[str, Any]], validations: list[dict[s
 
 
 def _smooth(values: list[float], window: int = 20) -> list[float]:
-    """Exponential moving average over about `window` steps."""
+    """Return the exponential moving average over about `window` steps."""
     smoothed: list[float] = []
     for count, value in enumerate(values, start=1):
         before = smoothed[-1] if smoothed else value

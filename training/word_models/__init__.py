@@ -1,1 +1,1 @@
-"""Fitting the bigram and the LSTM."""
+"""Fit the word models: the bigram and the LSTM."""

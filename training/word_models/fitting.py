@@ -1,4 +1,4 @@
-"""Each of the word models from its data to its artifact and its metrics."""
+"""Fit each word model, save it, and measure it on held-out text."""
 
 import time
 from pathlib import Path
@@ -9,21 +9,22 @@ from models.rnn import LSTM
 from training.evaluation.bits_per_byte import word_model_metrics
 from training.word_models.lstm import fit_lstm
 
-RNN_SHARE, RNN_EPOCHS = 0.15, 40
-"""The LSTM's share of the minutes where the LLM is trained too, and its epochs at most: it keeps the best and stops early, and what
-it leaves of its share is the LLM's."""
+RNN_SHARE = 0.15
+"""The LSTM's share of the training time if the LLM is trained too. The LLM gets the time that the LSTM does not use."""
+RNN_EPOCHS = 40
+"""The LSTM's maximum number of epochs. It stops early and keeps the best one."""
 
 
 def fit_bigram(train: list[str], test: list[str], directory: Path) -> dict[str, Any]:
-    """Count, save, and measure on held-out text."""
-    began = time.perf_counter()
+    """Fit the bigram on `train` and save it. Returns its metrics on `test`."""
+    started = time.perf_counter()
     model = Bigram.fit(train)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started
     model.save(directory)
     return word_model_metrics(model, test) | {"vocabulary": len(model.vocabulary), "seconds": seconds}
 
 
 def fit_rnn(train: list[str], test: list[str], directory: Path, seconds: float | None, seed: int) -> dict[str, Any]:
-    """Fit the LSTM within `seconds`, or until it becomes no better, and measure on held-out text what is served."""
+    """Fit the LSTM on `train` within `seconds` and save it. Returns the metrics of the saved model on `test`."""
     fit = fit_lstm(train, directory, epochs=RNN_EPOCHS, seconds=seconds, seed=seed)
     return word_model_metrics(LSTM.load(directory), test) | fit

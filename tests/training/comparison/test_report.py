@@ -1,4 +1,4 @@
-"""The page of the comparison says what its figures say."""
+"""The text of the comparison's page agrees with its figures."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from training.comparison.report import LABELS, write_comparison_report
 
 
-def page(tmp_path: Path, bits: dict[str, float], curve: list[tuple[float, float]]) -> str:
+def written_page(tmp_path: Path, bits: dict[str, float], curve: list[tuple[float, float]]) -> str:
     models = {
         name: {
             "bits_per_byte": value,
@@ -33,8 +33,8 @@ def page(tmp_path: Path, bits: dict[str, float], curve: list[tuple[float, float]
     return write_comparison_report(tmp_path, comparison, metrics).read_text()
 
 
-def test_the_order_is_told_where_it_holds(tmp_path: Path) -> None:
-    text = page(tmp_path, dict(zip(LABELS, (2.2, 1.8, 1.7, 1.1, 1.0), strict=True)), [(5.5, 5.6), (5.0, 5.1)])
+def test_the_page_states_the_order_if_it_holds(tmp_path: Path) -> None:
+    text = written_page(tmp_path, dict(zip(LABELS, (2.2, 1.8, 1.7, 1.1, 1.0), strict=True)), [(5.5, 5.6), (5.0, 5.1)])
     assert "unigram 2.200 > bigram 1.800 > LSTM 1.700 > base LLM 1.100 > fine-tuned LLM 1.000." in text
     assert "does not hold" not in text
     assert "**The** a \\| b c |" in text
@@ -43,8 +43,8 @@ def test_the_order_is_told_where_it_holds(tmp_path: Path) -> None:
         assert {path.name for path in (directory / "comparison").iterdir()} == written
 
 
-def test_where_it_does_not_hold_the_page_says_why(tmp_path: Path) -> None:
-    text = page(tmp_path, {"unigram": 2.2, "bigram": 1.8, "rnn": 1.9}, [(5.5, 5.6)])
+def test_the_page_says_why_the_order_does_not_hold(tmp_path: Path) -> None:
+    text = written_page(tmp_path, {"unigram": 2.2, "bigram": 1.8, "rnn": 1.9}, [(5.5, 5.6)])
     assert "does not hold between the bigram (1.800) and the LSTM (1.900). An LSTM needs more text" in text
     assert "lstm.png" not in text
 
@@ -56,11 +56,11 @@ def test_where_it_does_not_hold_the_page_says_why(tmp_path: Path) -> None:
         ([(5.5, 5.6), (4.0, 5.2)], "more minutes help less and less"),
         ([(5.5, 5.6), (4.0, 5.7)], "more dropout, not more minutes"),
     ],
-    ids=["still learning", "learning by heart", "past its best"],
+    ids=["still learning", "overfitting", "past its best"],
 )
-def test_it_says_what_the_lstm_needs(tmp_path: Path, curve: list[tuple[float, float]], advice: str) -> None:
-    assert advice in page(tmp_path, {"bigram": 1.8, "rnn": 1.7}, curve)
+def test_the_page_says_how_to_improve_the_lstm(tmp_path: Path, curve: list[tuple[float, float]], advice: str) -> None:
+    assert advice in written_page(tmp_path, {"bigram": 1.8, "rnn": 1.7}, curve)
 
 
-def test_without_an_lstm_nothing_is_said_of_it(tmp_path: Path) -> None:
-    assert "LSTM" not in page(tmp_path, {"unigram": 2.2, "bigram": 1.8}, [])
+def test_a_page_without_an_lstm_does_not_mention_it(tmp_path: Path) -> None:
+    assert "LSTM" not in written_page(tmp_path, {"unigram": 2.2, "bigram": 1.8}, [])

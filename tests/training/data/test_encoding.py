@@ -1,4 +1,4 @@
-"""Questions that share their context learn what they would learn one by one."""
+"""Questions that share their context have the same loss and gradients as separate rows."""
 
 from pathlib import Path
 
@@ -36,31 +36,29 @@ def expected(row: dict[str, dict[str, list[str]]], tokenizer: PreTrainedTokenize
 
 
 def read_back(sequence: dict[str, list[int]]) -> list[list[int]]:
-    """What each segment reads, itself included."""
-    shared = [id for id, segment in zip(sequence["input_ids"], sequence["segments"], strict=True) if segment == 0]
-    texts = []
-    for segment in dict.fromkeys(sequence["segments"]):
-        own = [id for id, at in zip(sequence["input_ids"], sequence["segments"], strict=True) if at == segment]
-        if segment:
-            texts.append((shared if segment > 0 else []) + own)
-    return texts
+    """Return the tokens that each segment attends to, including its own."""
+    segments: dict[int, list[int]] = {}
+    for id, segment in zip(sequence["input_ids"], sequence["segments"], strict=True):
+        segments.setdefault(segment, []).append(id)
+    shared = segments.pop(0, [])
+    return [shared + ids if segment > 0 else ids for segment, ids in segments.items()]
 
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.integers(150, 800), st.floats(0, 1), st.booleans(), st.integers(1, 24))
-def test_every_question_is_there_once_as_serving_asks_it(
+def test_every_question_is_encoded_once_with_the_prompt_of_serving(
     tokenizer: PreTrainedTokenizerBase, rows: Dataset, longest: int, free: float, share: bool, count: int
 ) -> None:
-    some = rows.select(range(count))
-    fitting = [ids for row in some if len(ids := expected(row, tokenizer)) <= longest]
+    rows = rows.select(range(count))
+    fitting = [ids for row in rows if len(ids := expected(row, tokenizer)) <= longest]
     try:
-        encoded = encode(some, tokenizer, EncodingConfig(max_length=longest, share_context=share, context_free_share=free))
+        encoded = encode(rows, tokenizer, EncodingConfig(max_length=longest, share_context=share, context_free_share=free))
     except TrainingError:
         assert fitting == []
         return
     texts = [text for sequence in encoded for text in read_back(sequence)]
-    alone = [expected(row, tokenizer, with_context=False) for row in some]
-    assert sorted(text for text in texts if text not in alone) == sorted(fitting)
+    context_free = [expected(row, tokenizer, with_context=False) for row in rows]
+    assert sorted(text for text in texts if text not in context_free) == sorted(fitting)
     assert sum(encoded["questions"]) == len(fitting)
     for sequence in encoded:
         assert len(sequence["input_ids"]) == len(sequence["position_ids"]) == len(sequence["weights"]) == sequence["length"] <= longest
@@ -68,7 +66,7 @@ def test_every_question_is_there_once_as_serving_asks_it(
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-def test_sharing_gives_the_loss_and_the_gradients_of_the_rows_one_by_one(
+def test_sharing_gives_the_loss_and_the_gradients_of_separate_rows(
     tiny_base: Path, tokenizer: PreTrainedTokenizerBase, rows: Dataset, bf16: bool
 ) -> None:
     losses, gradients = [], []
@@ -86,11 +84,11 @@ def test_sharing_gives_the_loss_and_the_gradients_of_the_rows_one_by_one(
     assert difference < (2e-2 if bf16 else 1e-4)
 
 
-def test_sharing_computes_a_third_of_the_tokens(tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
-    shared, apart = (
+def test_sharing_needs_less_than_40_percent_of_the_tokens(tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
+    shared, separate = (
         sum(encode(rows, tokenizer, EncodingConfig(share_context=share, max_length=1000))["length"]) for share in (True, False)
     )
-    assert shared < 0.4 * apart
+    assert shared < 0.4 * separate
 
 
 def test_question_twice_shares_nothing_and_weights_reach_the_prompt(tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
@@ -101,7 +99,7 @@ def test_question_twice_shares_nothing_and_weights_reach_the_prompt(tokenizer: P
     assert encoded[0]["weights"][-answer:] == [1.0] * answer
 
 
-def test_plain_text_is_the_context_behind_a_documents_start(tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
+def test_plain_text_is_the_context_after_a_documents_start(tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
     encoded = encode(rows, tokenizer, EncodingConfig(text_share=1.0, text_weight=0.25, max_length=1000))
     texts = [sequence for sequence in encoded if not any(sequence["segments"])]
     contexts = dict.fromkeys(rows["context"])
@@ -109,9 +107,9 @@ def test_plain_text_is_the_context_behind_a_documents_start(tokenizer: PreTraine
     assert all(set(text["weights"][1:]) == {0.25} for text in texts)
 
 
-def test_a_tokenizer_that_merges_prompt_and_answer_is_refused(tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
+def test_a_tokenizer_that_merges_prompt_and_answer_raises(tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
     class Lines:
-        """A token for each whole line, so that the answer changes the prompt's last one."""
+        """One token per line, so that the answer changes the last token of the prompt."""
 
         backend_tokenizer, eos_token_id, bos_token = tokenizer.backend_tokenizer, -1, ""
 

@@ -23,7 +23,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def test_the_quickstart_loads_with_its_splits() -> None:
+def test_the_quickstart_loads_with_both_splits() -> None:
     splits = load_splits("data/quickstart")
     assert (len(splits.train), len(splits.test)) == (706, 174)
     assert not set(contexts(splits.train)) & set(contexts(splits.test))
@@ -58,43 +58,44 @@ def test_a_single_file_is_split_by_context(tmp_path: Path) -> None:
         ([ROW, ROW | {"context": " "}], "row 2: context is ' '"),
         ([ROW | {"answers": {"text": [], "answer_start": []}}], "no question has an answer"),
     ],
-    ids=["no answers", "two missing", "answers as text", "null answers", "null context", "number", "blank", "describe_unanswered"],
+    ids=["no answers", "two missing", "answers as text", "null answers", "null context", "number", "blank", "no answer at all"],
 )
-def test_a_wrong_schema_is_named(tmp_path: Path, rows: list[dict[str, Any]], expected: str) -> None:
+def test_an_error_names_what_is_wrong_with_the_schema(tmp_path: Path, rows: list[dict[str, Any]], expected: str) -> None:
     with pytest.raises(TrainingError, match=expected) as error:
         load_splits(str(write(tmp_path / "bad.jsonl", rows)))
     assert "expected SQuAD's schema" in str(error.value)
 
 
-def test_answers_without_their_place_are_enough(tmp_path: Path) -> None:
+def test_answers_need_no_answer_start(tmp_path: Path) -> None:
     rows = [ROW | {"context": f"It was Mary Shelley. {n}", "answers": {"text": ["Mary Shelley"]}} for n in range(3)]
     splits = load_splits(str(write(tmp_path / "squad.jsonl", rows)))
     assert (len(splits.train), len(splits.test)) == (2, 1)
 
 
-def test_what_is_broken_in_a_file_is_told(tmp_path: Path) -> None:
+def test_a_broken_or_empty_file_raises(tmp_path: Path) -> None:
     broken, empty = write(tmp_path / "broken.jsonl", [ROW, ROW]), tmp_path / "empty.jsonl"
     broken.write_text(broken.read_text()[:-20])
     empty.touch()
     with pytest.raises(TrainingError, match=r"cannot be loaded \(.*JSON"):
         load_splits(str(broken))
-    with pytest.raises(TrainingError, match="the file is empty; expected SQuAD's schema, a row for each question"):
+    with pytest.raises(TrainingError, match="the file is empty; expected SQuAD's schema, one row per question"):
         load_splits(str(empty))
 
 
 def test_rows_without_an_answer_are_counted(tmp_path: Path) -> None:
     rows = [ROW | {"context": f"It was Mary Shelley. {n}"} for n in range(30)]
     assert describe_unanswered(load_splits(str(write(tmp_path / "all.jsonl", rows)))) == ""
-    none = ROW | {"answers": {"text": [], "answer_start": []}}
-    assert describe_unanswered(load_splits(str(write(tmp_path / "some.jsonl", [*rows, none])))) == " (1 without an answer are left out)"
+    unanswered = ROW | {"answers": {"text": [], "answer_start": []}}
+    splits = load_splits(str(write(tmp_path / "some.jsonl", [*rows, unanswered])))
+    assert describe_unanswered(splits) == " (1 without an answer are left out)"
 
 
-def test_one_context_cannot_be_split(tmp_path: Path) -> None:
+def test_a_single_context_cannot_be_split(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="one context and no test split"):
         load_splits(str(write(tmp_path / "squad.jsonl", [ROW])))
 
 
-def test_an_empty_split_is_named(tmp_path: Path) -> None:
+def test_an_empty_split_file_raises(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     write(tmp_path / "data/train.jsonl", [ROW])
     write(tmp_path / "data/validation.jsonl", [])
@@ -103,7 +104,7 @@ def test_an_empty_split_is_named(tmp_path: Path) -> None:
     assert "expected SQuAD's schema" in str(error.value)
 
 
-def test_a_split_without_rows_is_named(tmp_path: Path) -> None:
+def test_a_split_without_rows_raises(tmp_path: Path) -> None:
     rows = Dataset.from_list([ROW])
     rows.to_parquet(tmp_path / "train.parquet")
     rows.select([]).to_parquet(tmp_path / "validation.parquet")
@@ -112,12 +113,12 @@ def test_a_split_without_rows_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["./nowhere", "/no/such/place", "nowhere", "missing.jsonl"])
-def test_a_path_that_does_not_exist_is_named(source: str) -> None:
+def test_a_missing_path_raises(source: str) -> None:
     with pytest.raises(TrainingError, match=f"data set {source}: no such file or directory; expected SQuAD's schema"):
         load_splits(source)
 
 
-def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_file_format_raises(tmp_path: Path) -> None:
     path = tmp_path / "squad.csv"
     path.write_text("context,question\n")
     with pytest.raises(TrainingError, match=r"cannot read \.csv; expected \.json, \.jsonl, \.parquet"):
@@ -131,17 +132,17 @@ def test_draw_is_a_seeded_sample() -> None:
     assert len(draw(rows, 10_000, seed=0)) == len(draw(rows, None, seed=0)) == len(rows)
 
 
-def test_contexts_are_divided_whole() -> None:
+def test_splits_keep_contexts_whole() -> None:
     rows = load_splits("data/quickstart").train
-    taken, left = split_contexts(rows, 100, seed=1)
+    taken, rest = split_contexts(rows, 100, seed=1)
     assert 90 < len(taken) <= 100
-    assert len(taken) + len(left) == len(rows)
-    assert not set(taken["context"]) & set(left["context"])
+    assert len(taken) + len(rest) == len(rows)
+    assert not set(taken["context"]) & set(rest["context"])
     assert taken["question"] == split_contexts(rows, 100, seed=1)[0]["question"] != split_contexts(rows, 100, seed=2)[0]["question"]
     assert len(split_contexts(rows, 10_000, seed=0)[1]) == 0
 
 
-def test_eval_loader_gives_answerable_rows(tmp_path: Path) -> None:
+def test_eval_loader_yields_batches_of_answerable_rows() -> None:
     rows = load_splits("data/quickstart").test
     batches = list(eval_loader(rows, batch_size=50))
     assert [len(batch) for batch in batches] == [50, 50, 50, 24]

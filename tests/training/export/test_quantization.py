@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from models.llm import SETTINGS
+from models.llm import SETTINGS_FILE
 from tests.conftest import QUICKSTART
 from training.data.squad import load_splits
 from training.export.openvino_ir import export_openvino
@@ -12,9 +12,9 @@ from training.export.quantization import choose_weights
 
 
 @pytest.mark.parametrize(("limit", "weights"), [(None, "int8"), (1000.0, "int8"), (-1000.0, "fp16")])
-def test_int8_is_kept_where_it_costs_no_more_than_the_limit(tiny_base: Path, tmp_path: Path, limit: float | None, weights: str) -> None:
+def test_int8_is_kept_if_it_costs_no_more_than_the_limit(tiny_base: Path, tmp_path: Path, limit: float | None, weights: str) -> None:
     shutil.copytree(tiny_base, tmp_path, dirs_exist_ok=True)
-    (tmp_path / SETTINGS).write_text(json.dumps({"document_start": ""}))
+    (tmp_path / SETTINGS_FILE).write_text(json.dumps({"document_start": ""}))
     export_openvino(tmp_path, tmp_path / "openvino")
     before = (tmp_path / "openvino/openvino_model.bin").stat().st_size
     chosen = choose_weights(tmp_path, load_splits(str(QUICKSTART)).test.select(range(4)), limit)
