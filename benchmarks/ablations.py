@@ -1,8 +1,9 @@
-"""Each choice of the fine-tuning against its alternatives, at the same budget of computed tokens: the tables of docs/fine-tuning.md.
+"""Compare each choice of the fine-tuning with its alternatives: the tables of docs/benchmarks.md.
 
-    python benchmarks/ablations.py --dataset DIR [NAME …]      a few minutes each; what runs/ablations holds already is not run again
+    python benchmarks/ablations.py --dataset DIR [NAME …]
 
-The budget is steps × tokens a step, not minutes, so that a busy machine changes no score.
+A variant takes a few minutes; one that runs/ablations already holds is not trained again. All variants have the same budget of steps ×
+tokens per step. It is not a budget of minutes, so a busy machine changes no metric.
 """
 
 import argparse
@@ -35,7 +36,7 @@ VARIANTS = {
 
 
 def run(name: str, dataset: str) -> dict[str, float]:
-    """Train one variant, or read what an earlier call measured."""
+    """Return the metrics of a variant: train it, unless an earlier call did."""
     output = PROJECT / "runs/ablations" / name.replace(" ", "-")
     flags = VARIANTS[name].split()
     batch = int(flags[flags.index("--batch-tokens") + 1]) if "--batch-tokens" in flags else 2048
@@ -47,17 +48,17 @@ def run(name: str, dataset: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run the variants that are named, or all, and print a line of a table for each."""
+    """Run the named variants, or all, and print a table with one row for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(VARIANTS))
-    parser.add_argument("--dataset", default="rajpurkar/squad")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"the variants to run, all by default: {', '.join(VARIANTS)}")
+    parser.add_argument("--dataset", default="rajpurkar/squad", help="a directory or Hub id in SQuAD's schema (default: rajpurkar/squad)")
     arguments = parser.parse_args()
     measured = {name: run(name, arguments.dataset) for name in arguments.names or VARIANTS}
     print("| variant | flags | questions | EM | F1 | bits per byte | tokens/s |\n|---|---|---|---|---|---|---|")
-    for name, values in measured.items():
+    for name, metrics in measured.items():
         print(
-            f"| {name} | `{VARIANTS[name]}` | {values['rows']:,} | {values['exact_match']:.1f} | {values['f1']:.1f} | "
-            f"{values['bits_per_byte']:.4f} | {values['tokens_per_second']:,.0f} |"
+            f"| {name} | `{VARIANTS[name]}` | {metrics['rows']:,} | {metrics['exact_match']:.1f} | {metrics['f1']:.1f} | "
+            f"{metrics['bits_per_byte']:.4f} | {metrics['tokens_per_second']:,.0f} |"
         )
 
 

@@ -1,4 +1,4 @@
-"""A contestant of a benchmark in a process of its own, so that none inherits another's memory, threads or caches."""
+"""Run each contestant of a benchmark in a separate process, so that none inherits another's memory, threads or caches."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def run_contestant(module: str, name: str, *flags: str) -> dict[str, Any]:
-    """Run `python -m MODULE --contestant NAME FLAGS` and return the JSON object that is the last line it prints."""
+    """Run `python -m MODULE --contestant NAME FLAGS` and return the JSON object on the last line that it prints."""
     command = [sys.executable, "-m", module, "--contestant", name, *flags]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

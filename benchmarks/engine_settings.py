@@ -1,10 +1,10 @@
-"""What each setting of the CPU engine is worth, on a fine-tuned artifact: speed, and what it costs in answers and in bits per byte.
+"""Measure the effect of each setting of the CPU engine on speed, answers and bits per byte, with a fine-tuned artifact.
 
     python -m benchmarks.engine_settings --artifact runs/…/llm --dataset DIR
 
-Each variant differs from the service's settings in one thing, and runs in a process of its own: tokens/s of completions with 1, 8 and 32
-at once, the median time to answer a question about a new passage and about the same one, EM and F1, bits per byte of held-out contexts.
-Half an hour.
+Each variant differs from the service's settings in one thing and runs in a separate process. The table has the tokens/s of completions
+with 1, 8 and 32 requests at once, the median time to answer a question about a new passage and about a repeated one, EM and F1, and the
+bits per byte of held-out contexts. It takes half an hour.
 """
 
 import argparse
@@ -21,21 +21,21 @@ from typing import Any, Literal
 from benchmarks.contestants import run_contestant
 from models.engines.openvino_messages import EXACT, REPRODUCIBLE, OpenVINOConfig
 
-AT_ONCE = (1, 8, 32)
+CONCURRENCIES = (1, 8, 32)
 CONTEXTS = 40
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A setting and the weights that it runs."""
+    """The engine's configuration and the precision of the weights."""
 
     config: OpenVINOConfig = OpenVINOConfig()
     weights: Literal["int4", "int8", "fp16"] = "int8"
 
 
-def properties(**given: str) -> Variant:
-    """Properties of OpenVINO's CPU plugin."""
-    return Variant(OpenVINOConfig(properties=tuple(given.items())))
+def properties(**values: str) -> Variant:
+    """Return the variant with these properties of OpenVINO's CPU plugin."""
+    return Variant(OpenVINOConfig(properties=tuple(values.items())))
 
 
 VARIANTS = {
@@ -59,44 +59,44 @@ VARIANTS = {
 
 
 def measure(name: str, artifact: Path, dataset: str, questions: int, seconds: float) -> dict[str, float]:
-    """A variant's figures."""
+    """Return the measurements of the variant `name`."""
     from benchmarks.serving.client import quantile
     from benchmarks.serving.in_process import Raw
     from benchmarks.serving.loads import LOADS
     from models.engines.openvino import OpenVINOEngine
-    from models.llm import LLM, SETTINGS
+    from models.llm import LLM, SETTINGS_FILE
     from training.data.selection import contexts, draw
     from training.data.squad import load_splits
     from training.evaluation.answers import evaluate
     from training.export.quantization import copy_with_weights
 
     variant = VARIANTS[name]
-    settings = json.loads((artifact / SETTINGS).read_text())
+    settings = json.loads((artifact / SETTINGS_FILE).read_text())
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
         copy_with_weights(artifact, directory, variant.weights)
         result: dict[str, float] = {}
         raw = Raw(directory, variant.config)
         completions = LOADS["completions"](directory)
-        for at_once in AT_ONCE:
-            measured = raw.put(completions, at_once, seconds)
-            result[f"tokens_per_second_{at_once}"] = measured.summary()["tokens_per_second"]
+        for concurrency in CONCURRENCIES:
+            measured = raw.run_load(completions, concurrency, seconds)
+            result[f"tokens_per_second_{concurrency}"] = measured.summary()["tokens_per_second"]
         for load in ("questions", "one passage"):
-            outcomes = raw.put(LOADS[load](directory), 1, seconds).outcomes
-            result[f"{load} p50"] = quantile([outcome.ended - outcome.began for outcome in outcomes if outcome.ended], 50)
+            outcomes = raw.run_load(LOADS[load](directory), 1, seconds).outcomes
+            result[f"{load} p50"] = quantile([outcome.finished - outcome.started for outcome in outcomes if outcome.finished], 50)
         del raw
         test = load_splits(dataset).test
         result["bits_per_byte"] = bits_per_byte(directory, contexts(test)[:CONTEXTS], settings["document_start"], variant.config)
         llm = LLM(OpenVINOEngine(directory, variant.config), settings["document_start"], settings["prompt_order"])
         try:
-            scored = evaluate(llm, draw(test, questions, 0))
+            metrics = evaluate(llm, draw(test, questions, 0))
         finally:
             llm.close()
-        return result | {"exact_match": scored["exact_match"], "f1": scored["f1"]}
+        return result | {"exact_match": metrics["exact_match"], "f1": metrics["f1"]}
 
 
 def bits_per_byte(artifact: Path, texts: Sequence[str], document_start: str, config: OpenVINOConfig) -> float:
-    """As `training/bits_per_byte.py`, by the engine itself, which gives the log-probabilities of a prompt's tokens."""
+    """Return the bits per byte of `texts` from the engine's log-probabilities; training/evaluation/bits_per_byte.py defines them."""
     import numpy as np
     import openvino as ov
 
@@ -104,14 +104,14 @@ def bits_per_byte(artifact: Path, texts: Sequence[str], document_start: str, con
     from models.engines.openvino_process import generation_config, load_pipeline
     from models.engines.tokenization import load_tokenizer
 
-    # A prefix that is read from the cache has no log-probabilities.
+    # The engine returns no log-probabilities for a prefix that it reads from the cache.
     pipeline, tokenizer = load_pipeline(artifact, dataclasses.replace(config, prefix_caching=False)), load_tokenizer(artifact)
     nats = 0.0
-    for number, text in enumerate(texts):
+    for index, text in enumerate(texts):
         ids = tokenizer.encode(document_start + text).ids
-        echo = generation_config(SamplingParams(1, temperature=0, logprobs=True), frozenset())
-        echo.echo = True
-        handle = pipeline.add_request(number, ov.Tensor(np.array([ids])), echo)
+        generation = generation_config(SamplingParams(1, temperature=0, cumulative_logprob=True), frozenset())
+        generation.echo = True  # the output begins with the prompt's tokens and their log-probabilities
+        handle = pipeline.add_request(index, ov.Tensor(np.array([ids])), generation)
         logprobs: list[float] = []
         while pipeline.has_non_finished_requests():
             pipeline.step()
@@ -123,39 +123,31 @@ def bits_per_byte(artifact: Path, texts: Sequence[str], document_start: str, con
 
 
 def main() -> None:
-    """See the module's docstring."""
+    """Run every variant in a separate process and print a table with one row for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--artifact", type=Path, required=True)
-    parser.add_argument("--dataset", default="data/quickstart")
-    parser.add_argument("--questions", type=int, default=300)
-    parser.add_argument("--seconds", type=float, default=10, help="of each load")
-    parser.add_argument("--only", nargs="*", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--artifact", type=Path, required=True, help="the directory of a fine-tuned LLM")
+    parser.add_argument("--dataset", default="data/quickstart", help="a directory or Hub id in SQuAD's schema (default: data/quickstart)")
+    parser.add_argument("--questions", type=int, default=300, help="the number of test questions (default: 300)")
+    parser.add_argument("--seconds", type=float, default=10, help="the duration of each load (default: 10)")
+    parser.add_argument("--only", nargs="*", choices=VARIANTS, default=list(VARIANTS), help="the variants to measure; all by default")
     parser.add_argument("--contestant", choices=VARIANTS, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.contestant:
-        print(json.dumps(measure(given.contestant, given.artifact, given.dataset, given.questions, given.seconds)))
+    arguments = parser.parse_args()
+    if arguments.contestant:
+        result = measure(arguments.contestant, arguments.artifact, arguments.dataset, arguments.questions, arguments.seconds)
+        print(json.dumps(result))
         return
-    flags = (
-        "--artifact",
-        str(given.artifact),
-        "--dataset",
-        given.dataset,
-        "--questions",
-        str(given.questions),
-        "--seconds",
-        str(given.seconds),
-    )
+    flags = [f"--{name}={getattr(arguments, name)}" for name in ("artifact", "dataset", "questions", "seconds")]
     print("| | tokens/s, 1 at once | 8 | 32 | question p50, ms | about one passage | EM | F1 | bits per byte |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
-    for name in given.only:
+    for name in arguments.only:
         try:
-            print(_line(name, run_contestant("benchmarks.engine_settings", name, *flags)), flush=True)
+            print(_row(name, run_contestant("benchmarks.engine_settings", name, *flags)), flush=True)
         except Exception as error:
             print(f"{name}: {error}", file=sys.stderr)
 
 
-def _line(name: str, result: dict[str, Any]) -> str:
-    cells = [f"{result[f'tokens_per_second_{at_once}']:,.0f}" for at_once in AT_ONCE]
+def _row(name: str, result: dict[str, Any]) -> str:
+    cells = [f"{result[f'tokens_per_second_{concurrency}']:,.0f}" for concurrency in CONCURRENCIES]
     cells += [f"{1000 * result[f'{load} p50']:,.0f}" for load in ("questions", "one passage")]
     cells += [f"{result['exact_match']:.1f}", f"{result['f1']:.1f}", f"{result['bits_per_byte']:.4f}"]
     return f"| {name} | {' | '.join(cells)} |"

@@ -1,4 +1,4 @@
-"""GPT-2 with random weights and a small tokenizer: for speed, memory and shape, never for quality."""
+"""GPT-2 with random weights and a small tokenizer, to measure speed and memory and to test; its text means nothing."""
 
 import json
 from pathlib import Path
@@ -8,9 +8,11 @@ TEXT = Path(__file__).resolve().parent.parent / "data/quickstart/train.jsonl"
 
 
 def save_random_gpt2(target: Path, words: int, **configuration: Any) -> None:
-    """Write a Hugging Face directory: a byte-level BPE of `words` tokens learned from the quickstart's text, and a GPT2Config with
-    `configuration` (GPT-2 small by default) and weights of seed 0. Ids that the BPE has not learned are words too, which no
-    text becomes: what random weights write must be text.
+    """Write a model and its tokenizer to the directory `target`, in Hugging Face's format.
+
+    The tokenizer is a byte-level BPE of `words` tokens, learned from the quickstart's text. The model is a GPT2Config with
+    `configuration` (GPT-2 small by default) and weights drawn with seed 0. Ids above the BPE's get made-up words, which no text is encoded
+    to: random weights generate any id, and each must decode to text.
     """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

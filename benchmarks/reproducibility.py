@@ -1,8 +1,8 @@
-"""How often the same seed gives the LLM another text: alone twice, after a restart, and among 31 others.
+"""Count how often the LLM generates a different text from the same seed: alone again, after a restart, and in a batch of 32.
 
     python -m benchmarks.reproducibility --artifact runs/…/llm
 
-The arithmetic of a batch may round otherwise than that of a request alone, and one token drawn otherwise changes all that follow.
+A batch may round differently from a single request, and one different token changes all that follow.
 """
 
 import argparse
@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from benchmarks.serving.loads import Ask, completions
+from benchmarks.serving.loads import SampleRequest, completions
 from models.base import SamplingParams
 from models.engines.openvino import OpenVINOEngine
 from models.engines.openvino_messages import EXACT, REPRODUCIBLE, OpenVINOConfig
 
-AT_ONCE = 32
-ARITHMETIC, CACHE, ACTIVATIONS = ((each,) for each in EXACT.properties)
+CONCURRENCY = 32
+ARITHMETIC, CACHE, ACTIVATIONS = ((setting,) for setting in EXACT.properties)
 CONFIGS = {
     "as served": OpenVINOConfig(),
     "arithmetic in f32": OpenVINOConfig(properties=ARITHMETIC),
@@ -28,36 +28,36 @@ CONFIGS = {
 }
 
 
-async def texts(engine: OpenVINOEngine, asks: Sequence[Ask], at_once: int) -> list[str]:
-    """The continuation of each, so many at once."""
-    turns = asyncio.Semaphore(at_once)
+async def generate(engine: OpenVINOEngine, requests: Sequence[SampleRequest], concurrency: int) -> list[str]:
+    """Return the continuation of each prompt, with up to `concurrency` requests at once."""
+    slots = asyncio.Semaphore(concurrency)
 
-    async def text(ask: Ask) -> str:
-        params = SamplingParams(ask.length, temperature=0.8, top_p=0.95, seed=ask.seed)
-        async with turns:
-            return "".join([token.text async for token in engine.stream(ask.prompt, params)])
+    async def continuation(request: SampleRequest) -> str:
+        params = SamplingParams(request.length, temperature=0.8, top_p=0.95, seed=request.seed)
+        async with slots:
+            return "".join([token.text async for token in engine.stream(request.prompt, params)])
 
-    return await asyncio.gather(*(text(ask) for ask in asks))
+    return await asyncio.gather(*(continuation(request) for request in requests))
 
 
 def main() -> None:
-    """See the module's docstring."""
+    """Print a table with one row for each configuration of the engine."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--artifact", type=Path, required=True)
-    parser.add_argument("--requests", type=int, default=96)
-    parser.add_argument("--only", nargs="*", choices=CONFIGS, default=list(CONFIGS))
-    given = parser.parse_args()
-    load = completions(given.artifact)
-    asks = [next(load) for _ in range(given.requests)]
-    print("| | alone, again | after a restart | among 31 others | … again |")
+    parser.add_argument("--artifact", type=Path, required=True, help="the directory of a fine-tuned LLM")
+    parser.add_argument("--requests", type=int, default=96, help="the number of prompts (default: 96)")
+    parser.add_argument("--only", nargs="*", choices=CONFIGS, default=list(CONFIGS), help="the configurations to measure; all by default")
+    arguments = parser.parse_args()
+    load = completions(arguments.artifact)
+    requests = [next(load) for _ in range(arguments.requests)]
+    print("| | alone, again | after a restart | among 31 others | among 31 others, again |")
     print("|---|---|---|---|---|", flush=True)
-    for name in given.only:
+    for name in arguments.only:
         runs: list[list[str]] = []
-        for turns in ((1, 1), (1, AT_ONCE, AT_ONCE)):
-            with closing(OpenVINOEngine(given.artifact, CONFIGS[name])) as engine:
-                runs += [asyncio.run(texts(engine, asks, at_once)) for at_once in turns]
-        differ = [sum(one != other for one, other in zip(runs[0], run, strict=True)) for run in runs[1:]]
-        print(f"| {name} | {' | '.join(f'{count} of {len(asks)}' for count in differ)} |", flush=True)
+        for concurrencies in ((1, 1), (1, CONCURRENCY, CONCURRENCY)):  # the engine restarts in between
+            with closing(OpenVINOEngine(arguments.artifact, CONFIGS[name])) as engine:
+                runs += [asyncio.run(generate(engine, requests, concurrency)) for concurrency in concurrencies]
+        differing = [sum(a != b for a, b in zip(runs[0], run, strict=True)) for run in runs[1:]]
+        print(f"| {name} | {' | '.join(f'{count} of {len(requests)}' for count in differing)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
-"""Training throughput against (a) TRL's SFTTrainer and (b) the plain loop of tutorials: `make bench-train`.
-
-Same base model, same rows, same machine, same run; each contestant in a process of its own, in turn, for the same seconds after its
-first step. Rows/s times the real tokens of a row, without padding, is what they learn from; trigen computes fewer, for a context's
-questions share it, and is timed with contexts repeated too. Beside that stand the share of the bf16 matrix rate, measured between the
-contestants, and the peak memory. Without --base-model it makes GPT-2 small's architecture with random weights; without --dataset it
-takes data/quickstart.
+"""Compare the training throughput with (a) TRL's SFTTrainer and (b) the plain loop of tutorials: `make bench-train`.
 
     (a) TRL: bf16, fused AdamW, completion-only loss, batches of 16 grouped by length, no gradient checkpointing
-    (b) plain: fp32, batches of 8 padded to 384 tokens with a mask, labels on all tokens, AdamW as it comes, dropout as the model has it
+    (b) plain: fp32, batches of 8 padded to 384 tokens with a mask, labels on all tokens, default AdamW, the model's own dropout
+
+All contestants train the same base model on the same rows. They run one after the other, each in a separate process, for the same time
+after its first step. Rows/s × the tokens of a row, without padding, is the rate of "real" tokens. Trigen computes fewer, because the
+questions about a context share it; it is also timed with contexts repeated. The table also has the share of the machine's bf16 matrix
+rate, which is measured between the contestants, and the peak memory.
 """
 
 import argparse
@@ -33,28 +32,28 @@ ROWS, PLAIN_BATCH = 3000, 8
 
 
 class Meter:
-    """Counts rows, real tokens and seconds from the end of the first step on, which compiles and allocates."""
+    """Count rows, real tokens and seconds, starting after the first step, which compiles and allocates."""
 
     def __init__(self, seconds: float) -> None:
-        self.seconds, self.tokens, self.rows, self.steps, self.began = seconds, 0, 0, -1, 0.0
+        self.seconds, self.tokens, self.rows, self.steps, self.started = seconds, 0, 0, -1, 0.0
 
     def step(self, rows: int, tokens: int) -> bool:
-        """Note a step that is over; returns whether the time is."""
+        """Count a finished step; return whether the time is over."""
         self.steps += 1
         if self.steps == 0:
-            self.began = time.perf_counter()
+            self.started = time.perf_counter()
             return False
         self.rows, self.tokens = self.rows + rows, self.tokens + tokens
-        return time.perf_counter() - self.began > self.seconds
+        return time.perf_counter() - self.started > self.seconds
 
     def result(self) -> dict[str, float]:
-        """Rates over the steps."""
-        took = time.perf_counter() - self.began
-        return {"tokens_per_second": self.tokens / took, "rows_per_second": self.rows / took, "steps": self.steps}
+        """Return the rates since the first step."""
+        seconds = time.perf_counter() - self.started
+        return {"tokens_per_second": self.tokens / seconds, "rows_per_second": self.rows / seconds, "steps": self.steps}
 
 
 def matrix_rate(size: int = 2048, seconds: float = 3.0) -> float:
-    """FLOP/s of a bf16 matrix product of this machine: the median of products over `seconds`."""
+    """Return this machine's FLOP/s in a bf16 matrix product: the median over `seconds`."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -62,29 +61,31 @@ def matrix_rate(size: int = 2048, seconds: float = 3.0) -> float:
     times: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
-        began = time.perf_counter()
+        started = time.perf_counter()
         a @ b
         if device == "cuda":
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - started)
     return 2 * size**3 / sorted(times)[len(times) // 2]
 
 
 def flops_per_token(base_model: str, length: float) -> float:
-    """Of training on a token of a row of `length` tokens: 6 for each weight of a block's matrices, and attention's two products, causal
-    (Chowdhery et al., PaLM, arXiv:2204.02311, appendix B, with half of its attention). Head and embedding are not counted, so that no
-    contestant is credited for logits that nobody needs.
+    """Return the FLOPs of training on one token of a row of `length` tokens.
+
+    They are 6 for each weight of a block's matrices, plus attention's two products (Chowdhery et al., PaLM, arXiv:2204.02311, appendix B;
+    half of its attention, which is causal here). Head and embedding are not counted, so that no contestant is credited for unused logits.
     """
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(base_model)
-    inside = [m for name, m in model.base_model.named_parameters() if m.dim() >= 2 and not any(e in name for e in ("wte", "wpe", "embed"))]
+    parameters = model.base_model.named_parameters()
+    matrices = [matrix for name, matrix in parameters if matrix.dim() >= 2 and not any(e in name for e in ("wte", "wpe", "embed"))]
     config = model.config
-    return float(6 * sum(m.numel() for m in inside) + 6 * config.num_hidden_layers * config.hidden_size * length)
+    return float(6 * sum(matrix.numel() for matrix in matrices) + 6 * config.num_hidden_layers * config.hidden_size * length)
 
 
-def rows_of(dataset: str) -> Any:
-    """What every contestant learns from: answerable training questions by whole contexts, in an order drawn by seed 0."""
+def training_rows(dataset: str) -> Any:
+    """Return the rows that every contestant trains on: answerable questions of whole contexts, shuffled with seed 0."""
     from training.data.selection import answerable, split_contexts
     from training.data.squad import load_splits
 
@@ -92,15 +93,15 @@ def rows_of(dataset: str) -> Any:
 
 
 def random_gpt2() -> str:
-    """GPT-2 small's architecture (124 million parameters) with random weights: for speed, never for quality."""
+    """Return the directory of a GPT-2 small (124 million parameters) with random weights; create it first if necessary."""
     target = PROJECT / "runs/base-models/random-gpt2"
     if not (target / "model.safetensors").exists():
         save_random_gpt2(target, words=8000)
     return str(target)
 
 
-def trigen(base_model: str, dataset: str, seconds: float, *, share: bool = False) -> dict[str, float]:
-    """`training.fine_tuning.loop` as train.py runs it, with every row by itself; with `share`, a context's questions share it."""
+def train_trigen(base_model: str, dataset: str, seconds: float, *, share_context: bool) -> dict[str, float]:
+    """Run `training.fine_tuning.loop` as train.py does. Without `share_context` every row repeats its context."""
     from training.config import Config
     from training.data.encoding import EncodingConfig, encode
     from training.device import build_accelerator, silence_libraries
@@ -110,20 +111,22 @@ def trigen(base_model: str, dataset: str, seconds: float, *, share: bool = False
 
     silence_libraries(True)
     model, tokenizer = load_base(base_model, TRL_LENGTH)
-    sequences = encode(rows_of(dataset), tokenizer, EncodingConfig(share_context=share, max_length=TRL_LENGTH))
-    config = Config(base_model=base_model, epochs=1000, validations=0, batch_tokens=TRL_BATCH * 160)  # as many as a step of TRL has
+    sequences = encode(training_rows(dataset), tokenizer, EncodingConfig(share_context=share_context, max_length=TRL_LENGTH))
+    batch_tokens = TRL_BATCH * 160  # about the tokens of a step of TRL
+    config = Config(base_model=base_model, epochs=1000, validations=0, batch_tokens=batch_tokens)
     with tempfile.TemporaryDirectory() as scratch:
-        records = MetricsLog(Path(scratch))
-        tuning = FineTuner(model, sequences, config, seconds, build_accelerator(), records, Path(scratch), validate=lambda _: {})
-        done = tuning.run(Interruption())
-        steps = records.read("train")[1:]
-    took = sum(step["seconds"] for step in steps)
+        log = MetricsLog(Path(scratch))
+        tuner = FineTuner(model, sequences, config, seconds, build_accelerator(), log, Path(scratch), validate=lambda _: {})
+        progress = tuner.run(Interruption())
+        steps = log.read("train")[1:]  # without the first step, like `Meter`
+    elapsed = sum(step["seconds"] for step in steps)
     tokens = sum(step["seconds"] * step["tokens_per_second"] for step in steps)
-    return {"tokens_per_second": tokens / took, "rows_per_second": done.rows * tokens / done.tokens / took, "steps": len(steps)}
+    rows = progress.rows * tokens / progress.tokens
+    return {"tokens_per_second": tokens / elapsed, "rows_per_second": rows / elapsed, "steps": len(steps)}
 
 
-def trl(base_model: str, dataset: str, seconds: float) -> dict[str, float]:
-    """TRL's SFTTrainer."""
+def train_trl(base_model: str, dataset: str, seconds: float) -> dict[str, float]:
+    """Run TRL's SFTTrainer."""
     import warnings
 
     from transformers import AutoTokenizer, TrainerCallback
@@ -136,19 +139,19 @@ def trl(base_model: str, dataset: str, seconds: float) -> dict[str, float]:
 
     class Metered(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-            control.should_training_stop = meter.step(*seen.pop())
+            control.should_training_stop = meter.step(*counts.pop())
 
     class Counting(SFTTrainer):  # untyped
-        def training_step(self, model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
-            seen.append((len(inputs["input_ids"]), int(inputs["attention_mask"].sum())))
-            return super().training_step(model, inputs, *rest, **named)
+        def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            counts.append((len(inputs["input_ids"]), int(inputs["attention_mask"].sum())))
+            return super().training_step(model, inputs, *args, **kwargs)
 
-    seen: list[tuple[int, int]] = []
+    counts: list[tuple[int, int]] = []  # rows and tokens of the current step
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Counting(
             model=base_model,
             args=sft_config(scratch, max_steps=10_000),
-            train_dataset=prompts_and_completions(rows_of(dataset)),
+            train_dataset=prompts_and_completions(training_rows(dataset)),
             processing_class=tokenizer,
             callbacks=[Metered()],
         )
@@ -156,8 +159,8 @@ def trl(base_model: str, dataset: str, seconds: float) -> dict[str, float]:
     return meter.result()
 
 
-def plain(base_model: str, dataset: str, seconds: float) -> dict[str, float]:
-    """The loop of most tutorials."""
+def train_plain_loop(base_model: str, dataset: str, seconds: float) -> dict[str, float]:
+    """Run the loop of most tutorials."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -168,62 +171,63 @@ def plain(base_model: str, dataset: str, seconds: float) -> dict[str, float]:
     model = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.float32).train()
     model.to(torch.device(device))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    rows = encode(rows_of(dataset), tokenizer, EncodingConfig(share_context=False, max_length=TRL_LENGTH))["input_ids"]
-    meter, at, over = Meter(seconds), 0, False
-    while not over:
-        part = [rows[(at + row) % len(rows)] for row in range(PLAIN_BATCH)]
-        at += PLAIN_BATCH
+    rows = encode(training_rows(dataset), tokenizer, EncodingConfig(share_context=False, max_length=TRL_LENGTH))["input_ids"]
+    meter, start, finished = Meter(seconds), 0, False
+    while not finished:
+        batch = [rows[(start + row) % len(rows)] for row in range(PLAIN_BATCH)]
+        start += PLAIN_BATCH
         ids = torch.zeros(PLAIN_BATCH, TRL_LENGTH, dtype=torch.long)
         mask = torch.zeros_like(ids)
-        for row, tokens in enumerate(part):
+        for row, tokens in enumerate(batch):
             ids[row, : len(tokens)], mask[row, : len(tokens)] = torch.tensor(tokens), 1
         labels = ids.masked_fill(mask == 0, -100)
         model(input_ids=ids.to(device), attention_mask=mask.to(device), labels=labels.to(device)).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        over = meter.step(PLAIN_BATCH, int(mask.sum()))
+        finished = meter.step(PLAIN_BATCH, int(mask.sum()))
     return meter.result()
 
 
 CONTESTANTS: dict[str, Callable[[str, str, float], dict[str, float]]] = {
-    "trigen": functools.partial(trigen, share=True),
-    "trigen, contexts repeated": trigen,
-    "TRL SFTTrainer": trl,
-    "plain loop": plain,
+    "trigen": functools.partial(train_trigen, share_context=True),
+    "trigen, contexts repeated": functools.partial(train_trigen, share_context=False),
+    "TRL SFTTrainer": train_trl,
+    "plain loop": train_plain_loop,
 }
 
 
 def compare(base_model: str, dataset: str, seconds: float) -> None:
-    """Run every contestant in a process of its own, and print a line of a table for each."""
+    """Run every contestant in a separate process and print a table with one row for each."""
     rates, results = [matrix_rate()], {}
-    given = ("--base-model", base_model, "--dataset", dataset, "--seconds", str(seconds))
+    flags = ("--base-model", base_model, "--dataset", dataset, "--seconds", str(seconds))
     for name in CONTESTANTS:
-        print(f"{name}: {seconds:.0f} s after its first step …", file=sys.stderr, flush=True)
-        results[name] = run_contestant("benchmarks.train", name, *given)
+        print(f"running {name} for {seconds:.0f} s after its first step", file=sys.stderr, flush=True)
+        results[name] = run_contestant("benchmarks.train", name, *flags)
         rates.append(matrix_rate())
-    rate, apart = statistics.median(rates), results["trigen, contexts repeated"]
-    row = apart["tokens_per_second"] / apart["rows_per_second"]
-    print(f"bf16 matrix rate: {rate / 1e9:,.0f} GFLOP/s (median of {len(rates)}: {', '.join(f'{one / 1e9:.0f}' for one in rates)})")
-    print(f"a row has {row:.0f} tokens without padding\n")
+    median_rate, repeated = statistics.median(rates), results["trigen, contexts repeated"]
+    tokens_per_row = repeated["tokens_per_second"] / repeated["rows_per_second"]
+    all_rates = ", ".join(f"{rate / 1e9:.0f}" for rate in rates)
+    print(f"bf16 matrix rate: {median_rate / 1e9:,.0f} GFLOP/s (median of {len(rates)}: {all_rates})")
+    print(f"a row has {tokens_per_row:.0f} tokens without padding\n")
     print(
-        "| | rows/s | their real tokens/s | tokens/s computed | of the matrix rate | peak GB | trigen is faster by | …, contexts repeated |"
+        "| | rows/s | real tokens/s | computed tokens/s | of the matrix rate | peak GB | trigen is faster by | with contexts repeated, by |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for name, result in results.items():
-        share = result["tokens_per_second"] * result["flops_per_token"] / rate
-        rows = result["rows_per_second"]
+        rows, tokens = result["rows_per_second"], result["tokens_per_second"]
+        share = tokens * result["flops_per_token"] / median_rate
         print(
-            f"| {name} | {rows:.2f} | {rows * row:,.0f} | {result['tokens_per_second']:,.0f} | {share:.1%} | {result['peak_gb']:.1f} | "
-            f"{results['trigen']['rows_per_second'] / rows:.2f} | {apart['rows_per_second'] / rows:.2f} |"
+            f"| {name} | {rows:.2f} | {rows * tokens_per_row:,.0f} | {tokens:,.0f} | {share:.1%} | {result['peak_gb']:.1f} | "
+            f"{results['trigen']['rows_per_second'] / rows:.2f} | {repeated['rows_per_second'] / rows:.2f} |"
         )
 
 
 def main() -> None:
-    """See the module's docstring."""
+    """Run the comparison, or one contestant of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base-model", help="a Hub id or directory; GPT-2 small with random weights by default")
-    parser.add_argument("--dataset", default="data/quickstart")
-    parser.add_argument("--seconds", type=float, default=100)
+    parser.add_argument("--base-model", help="a directory or Hub id (default: GPT-2 small with random weights)")
+    parser.add_argument("--dataset", default="data/quickstart", help="a directory or Hub id in SQuAD's schema (default: data/quickstart)")
+    parser.add_argument("--seconds", type=float, default=100, help="the duration of each contestant after its first step (default: 100)")
     parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.contestant:
@@ -236,5 +240,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # for every contestant
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch allocates in huge pages, for every contestant
     main()

@@ -1,8 +1,10 @@
-"""What TRL's SFTTrainer reaches in the same minutes: `python -m benchmarks.trl_squad --base-model DIR --dataset DIR --minutes 20`.
+"""Fine-tune with TRL's SFTTrainer for a given time, as a peer of train.py.
 
-Its best configuration for this task (benchmarks/peers.py), the same rows and template, the same
-schedule of the learning rate over the minutes; TRL's own default of 8 rows a step, for more steps than the 16 of the throughput benchmark.
-Evaluated as train.py evaluates: the same test questions, the same engine.
+    python -m benchmarks.trl_squad --base-model DIR --dataset DIR --minutes 20
+
+The rows, the template and the learning rate's schedule over the minutes are train.py's. So is the evaluation: the same test questions and
+the same engine. The rest is TRL's best configuration for this task (`sft_config`), which benchmarks/train.py measures too. A step has 8
+rows, TRL's default, instead of the 16 there, because more steps learn more in the same minutes.
 """
 
 import argparse
@@ -13,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 TRL_BATCH, TRL_LENGTH = 16, 384
+ROWS = 5000
+"""More rows than TRL reaches in twenty minutes."""
 
 
 def prompts_and_completions(rows: Any) -> Any:
-    """TRL's form of the same template: with it, SFTTrainer supervises the completion and the end of the text alone."""
+    """Return `rows` in TRL's form of train.py's template, with which SFTTrainer supervises only the answer and the end of the text."""
     from models.llm import answer_text, question_prompt
 
     return rows.map(
@@ -29,7 +33,10 @@ def prompts_and_completions(rows: Any) -> Any:
 
 
 def sft_config(directory: str, **settings: Any) -> Any:
-    """bf16, fused AdamW, groups of like length, no recomputation of activations (its default, which costs a third)."""
+    """Return TRL's best configuration for this task, with `settings` on top.
+
+    It has bf16, fused AdamW, batches grouped by length, and no gradient checkpointing, TRL's default that costs a third of the speed.
+    """
     import torch
     from trl import SFTConfig
 
@@ -51,12 +58,8 @@ def sft_config(directory: str, **settings: Any) -> Any:
     return SFTConfig(output_dir=directory, **best | settings)
 
 
-ROWS = 5000
-"""More than TRL reaches in the minutes."""
-
-
 def main() -> None:
-    """See the module's docstring."""
+    """Fine-tune, evaluate, and print the metrics in one line."""
     from torch.optim.lr_scheduler import LambdaLR
     from transformers import AutoTokenizer, TrainerCallback
     from trl import SFTTrainer
@@ -70,12 +73,12 @@ def main() -> None:
     from training.fine_tuning.loop import learning_rate
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base-model", required=True)
-    parser.add_argument("--dataset", required=True)
-    parser.add_argument("--minutes", type=float, default=20)
-    parser.add_argument("--learning-rate", type=float, default=Config.learning_rate)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--eval-examples", type=int, default=1000)
+    parser.add_argument("--base-model", required=True, help="a directory or Hub id")
+    parser.add_argument("--dataset", required=True, help="a directory or Hub id in SQuAD's schema")
+    parser.add_argument("--minutes", type=float, default=20, help="the training time (default: 20)")
+    parser.add_argument("--learning-rate", type=float, default=Config.learning_rate, help="the peak (default: train.py's)")
+    parser.add_argument("--batch-size", type=int, default=8, help="rows per step (default: 8)")
+    parser.add_argument("--eval-examples", type=int, default=1000, help="the number of test questions (default: 1000)")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     silence_libraries(True)
@@ -85,15 +88,15 @@ def main() -> None:
     rows = prompts_and_completions(draw(answerable(splits.train), ROWS, Config.seed))
 
     class TimedTrainer(SFTTrainer):
-        """Its learning rate follows the clock, as train.py's does: what fits into the minutes need not be guessed."""
+        """A trainer whose learning rate follows the clock, as train.py's does, so the number of steps need not be guessed."""
 
         def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:  # noqa: ARG002
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda _: learning_rate(1.0, min(max(share(), 0.005), 1.0)))
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda _: learning_rate(1.0, min(max(progress(), 0.005), 1.0)))
             return self.lr_scheduler
 
     class Deadline(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-            control.should_training_stop |= share() >= 1
+            control.should_training_stop |= progress() >= 1
 
     with tempfile.TemporaryDirectory() as scratch:
         trainer = TimedTrainer(
@@ -103,21 +106,21 @@ def main() -> None:
             processing_class=tokenizer,
             callbacks=[Deadline()],
         )
-        began = time.perf_counter()
+        started = time.perf_counter()
 
-        def share() -> float:
-            return (time.perf_counter() - began) / float(60 * arguments.minutes)
+        def progress() -> float:
+            return (time.perf_counter() - started) / float(60 * arguments.minutes)
 
         trainer.train()
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - started
         directory = Path(scratch) / "artifact"
         save_artifact(trainer.model, tokenizer, directory, Config.prompt)
         with open_artifact(directory) as llm:
-            scores = evaluate(llm, draw(splits.test, arguments.eval_examples, Config.seed))
-    seen = trainer.state.global_step * trainer.args.per_device_train_batch_size
+            metrics = evaluate(llm, draw(splits.test, arguments.eval_examples, Config.seed))
+    rows_seen = trainer.state.global_step * trainer.args.per_device_train_batch_size
     print(
-        f"TRL SFTTrainer: EM {scores['exact_match']:.1f}  F1 {scores['f1']:.1f} on {scores['questions']} questions; "
-        f"{seen:,} rows in {seconds:.0f} s, {trainer.state.global_step} steps"
+        f"TRL SFTTrainer: EM {metrics['exact_match']:.1f}  F1 {metrics['f1']:.1f} on {metrics['questions']} questions; "
+        f"{rows_seen:,} rows in {seconds:.0f} s, {trainer.state.global_step} steps"
     )
 
 

@@ -1,6 +1,6 @@
-"""Streams of the service, for the generated client: `make client` puts this file beside it as `trigen_client/streaming.py`.
+"""Streaming for the generated client: `make client` copies this file to `trigen_client/streaming.py`.
 
-Generators know nothing of Server-Sent Events: an operation reads one answer.
+The generated operations return one response each: the client generator does not support Server-Sent Events.
 """
 
 import json
@@ -15,7 +15,7 @@ Event = GenerateEvent | CompletionChunk
 
 
 class Refused(Exception):
-    """The service answered with an error and no stream."""
+    """The service returned an error instead of a stream."""
 
     def __init__(self, problem: ProblemDetails | ErrorResponse | None) -> None:
         super().__init__(problem)
@@ -23,9 +23,9 @@ class Refused(Exception):
 
 
 def stream(operation: ModuleType, *, client: AuthenticatedClient | Client, body: Any) -> Iterator[Event]:
-    """The events of an operation, such as `trigen_client.api.generation.generate_text`; sets `stream` in `body`.
+    """Yield the events of an operation, such as `trigen_client.api.generation.generate_text`. Sets `stream` in `body`.
 
-    Raises `Refused`. A stream whose last event has no `finish_reason` was cut off.
+    Raises `Refused` if the service returns an error. If the last event has no `finish_reason`, the stream was cut off.
     """
     body.stream = True
     with client.get_httpx_client().stream(**operation._get_kwargs(body=body)) as response:
@@ -38,7 +38,7 @@ def stream(operation: ModuleType, *, client: AuthenticatedClient | Client, body:
 
 
 async def astream(operation: ModuleType, *, client: AuthenticatedClient | Client, body: Any) -> AsyncIterator[Event]:
-    """As `stream`."""
+    """Yield the events of an operation: the asynchronous `stream`."""
     body.stream = True
     async with client.get_async_httpx_client().stream(**operation._get_kwargs(body=body)) as response:
         if response.status_code != 200:
@@ -50,7 +50,7 @@ async def astream(operation: ModuleType, *, client: AuthenticatedClient | Client
 
 
 def _event(line: str) -> Event | None:
-    """What a line says: comments keep a stream alive, `[DONE]` ends one as OpenAI has it."""
+    """Parse a line. Comments, which keep a stream alive, and OpenAI's final `[DONE]` are no events."""
     if not line.startswith("data: ") or line == "data: [DONE]":
         return None
     data = json.loads(line.removeprefix("data: "))

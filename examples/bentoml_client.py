@@ -1,4 +1,4 @@
-"""BentoML's own client, which learns the routes from the service: python examples/bentoml_client.py [URL]"""
+"""Call the service with BentoML's client, which reads the routes from the service: python examples/bentoml_client.py [URL]"""
 
 import os
 import sys

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every route with curl: examples/curl.sh [URL]
+# Call every route with curl: examples/curl.sh [URL]
 set -euo pipefail
 URL=${1:-http://127.0.0.1:3000}
 
@@ -16,4 +16,4 @@ post /v1/completions '{"model": "bigram", "prompt": "The", "stream": true, "stre
 get /v1/models
 get /v1/models/llm
 get /info
-post /generate_text '{"start_word": "The", "length": 0}' # a problem: 422, and which field
+post /generate_text '{"start_word": "The", "length": 0}' # returns a problem: status 422 and the invalid field

@@ -1,4 +1,4 @@
-"""The client that `make client` generates: PYTHONPATH=clients/python python examples/generated_client.py [URL]"""
+"""Call the service with the client from `make client`: PYTHONPATH=clients/python python examples/generated_client.py [URL]"""
 
 import asyncio
 import os
@@ -33,7 +33,7 @@ if not isinstance(text, GenerateResponse):
     sys.exit(f"refused: {text}")
 print("text:", text.generated_text)
 
-# What is wrong is an object too, not an exception.
+# An error is returned as an object; it raises no exception.
 problem = generate_text.sync(client=client, body=GenerateRequest(start_word="The", length=0))
 assert isinstance(problem, ProblemDetails)
 print("problem:", problem.status, problem.detail)
@@ -43,8 +43,8 @@ for event in stream(generate_with_llm, client=client, body=GenerateWithLLMReques
 print("\nfinish_reason:", event.finish_reason)
 
 
-async def several() -> None:
-    """Ask three things at once."""
+async def concurrent_calls() -> None:
+    """Make three calls at once."""
     answer, completion, info = await asyncio.gather(
         answer_question.asyncio(client=client, body=AnswerRequest(question="Who kept the light?", context=PASSAGE)),
         create_completion.asyncio(client=client, body=CompletionRequest(model="rnn", prompt="The", max_tokens=8)),
@@ -57,4 +57,4 @@ async def several() -> None:
     print("info:", info.models.llm.tag, info.limits.context_tokens)
 
 
-asyncio.run(several())
+asyncio.run(concurrent_calls())

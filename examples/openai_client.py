@@ -1,4 +1,4 @@
-"""OpenAI's official client, unchanged: python examples/openai_client.py [URL]"""
+"""Call the service with OpenAI's official client: python examples/openai_client.py [URL]"""
 
 import os
 import sys
@@ -18,11 +18,11 @@ for chunk in client.completions.create(model="rnn", prompt="The light", max_toke
     print(chunk.choices[0].text, end="")
 print()
 
-# How probable each word of a text is, and what was expected instead.
-echo = client.completions.create(model="bigram", prompt="The light of the sea", max_tokens=0, echo=True, logprobs=1)
-scores = echo.choices[0].logprobs
-assert scores is not None
-print("log-probabilities:", list(zip(scores.tokens or [], scores.token_logprobs or [], strict=True)))
+# The log-probability of each word of a text. `choices[0].logprobs.top_logprobs` has the most probable words instead.
+completion = client.completions.create(model="bigram", prompt="The light of the sea", max_tokens=0, echo=True, logprobs=1)
+logprobs = completion.choices[0].logprobs
+assert logprobs is not None
+print("log-probabilities:", list(zip(logprobs.tokens or [], logprobs.token_logprobs or [], strict=True)))
 
 try:
     client.completions.create(model="llm", prompt="The", temperature=3)

@@ -1,4 +1,4 @@
-/** `make client`, then: npx --prefix clients/typescript tsx examples/typescript_client.mts [URL] */
+/** Call the service with the client from `make client`: npx --prefix clients/typescript tsx examples/typescript_client.mts [URL] */
 
 import { events, trigen, type Schemas } from "../clients/typescript/client.ts";
 
@@ -8,8 +8,8 @@ const generated = await client.POST("/generate_text", { body: { start_word: "The
 if (generated.error) throw new Error(generated.error.detail);
 console.log("text:", generated.data.generated_text);
 
-const wrong = await client.POST("/generate_text", { body: { start_word: "The", length: 0 } });
-console.log("problem:", wrong.error?.status, wrong.error?.errors?.map((fault) => `${fault.loc.join(".")}: ${fault.msg}`));
+const refused = await client.POST("/generate_text", { body: { start_word: "The", length: 0 } });
+console.log("problem:", refused.error?.status, refused.error?.errors?.map((fault) => `${fault.loc.join(".")}: ${fault.msg}`));
 
 const passage = "From 1889 to 1921 the light was kept by Anna Berg.";
 const answer = await client.POST("/answer_question", { body: { question: "Who kept the light?", context: passage } });
@@ -20,7 +20,7 @@ const streamed = await client.POST("/generate_with_llm", {
   parseAs: "stream",
 });
 if (streamed.error) throw new Error(streamed.error.detail);
-if (!streamed.data) throw new Error("an empty answer");
+if (!streamed.data) throw new Error("the response has no body");
 let last: Schemas["GenerateEvent"] | undefined;
 for await (const event of events<Schemas["GenerateEvent"]>(streamed.data)) {
   process.stdout.write(event.text);

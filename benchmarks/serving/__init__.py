@@ -1,1 +1,1 @@
-"""What `benchmarks/serve.py` is made of: loads, the client that puts them, the servers that answer, and the report."""
+"""The parts of benchmarks/serve.py: the loads, the client that sends them, the servers, and the report."""

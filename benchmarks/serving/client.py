@@ -1,4 +1,4 @@
-"""Puts a load to a server: so many at once, each as soon as the one before is answered, for so many seconds."""
+"""Run a load against a server: a number of clients, each of which sends its next request as soon as it has an answer."""
 
 import asyncio
 import json
@@ -10,154 +10,160 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.serving.loads import GREEDY, SAMPLING, Ask
+from benchmarks.serving.loads import GREEDY, SAMPLING, SampleRequest
 
-PATIENCE = 4
-"""Times the seconds of a load that a first answer may take."""
+FIRST_ANSWER_TIMEOUT = 4
+"""The timeout of the first answers, in multiples of the load's duration."""
 
 
 @dataclass
 class Outcome:
-    """One request: when it began and ended, when its first token came, in how many events what came, and how many tokens these were."""
+    """The times of one request, from `time.perf_counter`, and the events and tokens received."""
 
-    began: float
-    first: float | None = None
-    ended: float | None = None
+    started: float
+    first_token: float | None = None
+    finished: float | None = None
     events: int = 0
     tokens: int = 0
 
-    def note(self, tokens: int = 0, events: int = 1) -> None:
-        """So many have come, just now."""
-        self.first = self.first or time.perf_counter()
+    def record(self, tokens: int = 0, events: int = 1) -> None:
+        """Count tokens and events that have just arrived."""
+        self.first_token = self.first_token or time.perf_counter()
         self.events += events
         self.tokens += tokens
 
 
-Speaker = Callable[[aiohttp.ClientSession, str, Ask, Outcome], Any]
-"""Asks a server at a URL, and notes the tokens as they come."""
+Sender = Callable[[aiohttp.ClientSession, str, SampleRequest, Outcome], Any]
+"""Send a request to the server at a URL and record the tokens as they arrive."""
 
 
 @dataclass
-class Measured:
-    """What a load came to."""
+class LoadResult:
+    """The outcomes of a load's requests."""
 
     seconds: float
     outcomes: list[Outcome] = field(default_factory=list)
 
     def summary(self) -> dict[str, float]:
-        """Tokens and answers a second; seconds to the first token and to the last (p50, p99); the slowest rate over the fastest.
+        """Return tokens/s, numbers of answers, seconds to the first token and to the answer (p50, p99), and slowest over fastest.
 
-        The rates are those of requests that began when all clients had long been asking: the very first find an idle server.
-        Of a server that streams, what was cut off counts too: a first event with one token, and then as many an event as the others had
-        between theirs and their last, which holds half as many. A server that answers when all is there is measured up to its last answer.
+        Slowest over fastest compares the tokens/s of requests that started after the first answer: earlier ones find an idle server.
+
+        A server that streams gets credit for the requests that the end of the load cut off. Their tokens are estimated from their events:
+        one token in the first event, then the average of the finished requests, whose last event counts as half full. A server that
+        does not stream is measured up to its last answer.
         """
-        done = [outcome for outcome in self.outcomes if outcome.ended]
-        tokens, events = sum(outcome.tokens for outcome in done), sum(outcome.events for outcome in done)
-        cut_off = [outcome for outcome in self.outcomes if outcome.events and not outcome.ended]
-        each = (tokens - len(done)) / (events - 1.5 * len(done)) if events > 2 * len(done) else 1.0
+        finished = [outcome for outcome in self.outcomes if outcome.finished]
+        tokens, events = sum(outcome.tokens for outcome in finished), sum(outcome.events for outcome in finished)
+        cut_off = [outcome for outcome in self.outcomes if outcome.events and not outcome.finished]
+        tokens_per_event = (tokens - len(finished)) / (events - 1.5 * len(finished)) if events > 2 * len(finished) else 1.0
+        cut_off_tokens = sum(outcome.tokens or 1 + (outcome.events - 1) * tokens_per_event for outcome in cut_off)
         seconds = self.seconds
-        if done and not cut_off:
-            seconds = max(outcome.ended or 0.0 for outcome in done) - min(outcome.began for outcome in self.outcomes)
-        whole = [outcome.ended - outcome.began for outcome in done if outcome.ended]
-        first = [outcome.first - outcome.began for outcome in self.outcomes if outcome.first]
-        busy = min((outcome.ended for outcome in done if outcome.ended), default=0.0)
-        steady = [outcome for outcome in done if outcome.began > busy] or done
-        rates = [outcome.tokens / (outcome.ended - outcome.began) for outcome in steady if outcome.ended]
+        if finished and not cut_off:
+            seconds = max(outcome.finished or 0.0 for outcome in finished) - min(outcome.started for outcome in self.outcomes)
+        to_answer = [outcome.finished - outcome.started for outcome in finished if outcome.finished]
+        to_first_token = [outcome.first_token - outcome.started for outcome in self.outcomes if outcome.first_token]
+        first_answer = min((outcome.finished for outcome in finished if outcome.finished), default=0.0)
+        steady = [outcome for outcome in finished if outcome.started > first_answer] or finished
+        rates = [outcome.tokens / (outcome.finished - outcome.started) for outcome in steady if outcome.finished]
         return {
-            "tokens_per_second": (tokens + sum(outcome.tokens or 1 + (outcome.events - 1) * each for outcome in cut_off)) / seconds,
-            "answers": len(done),
-            "cut_off": len(self.outcomes) - len(done),
-            **{f"first_token_p{share}": quantile(first, share) for share in (50, 99)},
-            **{f"answer_p{share}": quantile(whole, share) for share in (50, 99)},
+            "tokens_per_second": (tokens + cut_off_tokens) / seconds,
+            "answers": len(finished),
+            "cut_off": len(self.outcomes) - len(finished),
+            **{f"first_token_p{percent}": quantile(to_first_token, percent) for percent in (50, 99)},
+            **{f"answer_p{percent}": quantile(to_answer, percent) for percent in (50, 99)},
             "slowest_over_fastest": min(rates) / max(rates) if rates else float("nan"),
         }
 
 
 def quantile(values: list[float], percent: int) -> float:
-    """NaN where there is nothing."""
+    """Return a quantile of `values`, or NaN if there are none."""
     if len(values) < 2:
         return values[0] if values else float("nan")
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
-async def put(url: str, speak: Speaker, load: Iterator[Ask], at_once: int, seconds: float) -> Measured:
-    """Ask `at_once` clients' worth for `seconds`, and on until there is an answer, after two requests that do not count; what is under way
-    then is cut off.
+async def run_load(url: str, send: Sender, load: Iterator[SampleRequest], concurrency: int, seconds: float) -> LoadResult:
+    """Send the requests of `load` from `concurrency` clients for `seconds`, or longer until there is an answer.
+
+    Up to two warm-up requests come first and do not count. The requests in flight at the end are cut off.
     """
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session:
-        async with asyncio.timeout(PATIENCE * seconds):
-            await asyncio.gather(*(speak(session, url, next(load), Outcome(0.0)) for _ in range(min(2, at_once))))
-        measured, began = Measured(seconds), time.perf_counter()
+        async with asyncio.timeout(FIRST_ANSWER_TIMEOUT * seconds):
+            await asyncio.gather(*(send(session, url, next(load), Outcome(0.0)) for _ in range(min(2, concurrency))))
+        result, started = LoadResult(seconds), time.perf_counter()
 
         async def client() -> None:
             while True:
                 outcome = Outcome(time.perf_counter())
-                measured.outcomes.append(outcome)
-                await speak(session, url, next(load), outcome)
-                outcome.ended = time.perf_counter()
+                result.outcomes.append(outcome)
+                await send(session, url, next(load), outcome)
+                outcome.finished = time.perf_counter()
 
-        clients = [asyncio.create_task(client()) for _ in range(at_once)]
+        clients = [asyncio.create_task(client()) for _ in range(concurrency)]
         done, _ = await asyncio.wait(clients, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
-        while not done and not any(outcome.ended for outcome in measured.outcomes) and time.perf_counter() - began < PATIENCE * seconds:
+        deadline = started + FIRST_ANSWER_TIMEOUT * seconds
+        while not done and not any(outcome.finished for outcome in result.outcomes) and time.perf_counter() < deadline:
             await asyncio.sleep(0.5)
-        measured.seconds = time.perf_counter() - began
+        result.seconds = time.perf_counter() - started
         for task in clients:
             task.cancel()
         await asyncio.gather(*clients, return_exceptions=True)
         for failed in done:
             failed.result()
-    return measured
+    return result
 
 
-async def speak_trigen(session: aiohttp.ClientSession, url: str, ask: Ask, outcome: Outcome) -> None:
-    """`/answer_question` for a question, else `/generate_with_llm`, streaming."""
-    if ask.question:
-        await _whole(session, f"{url}/answer_question", {"question": ask.question, "context": ask.context}, outcome, ask.length)
+async def send_to_trigen(session: aiohttp.ClientSession, url: str, request: SampleRequest, outcome: Outcome) -> None:
+    """Send a question to `/answer_question` and a completion to `/generate_with_llm`, which streams."""
+    if request.question:
+        body: dict[str, Any] = {"question": request.question, "context": request.context}
+        await _receive_answer(session, f"{url}/answer_question", body, outcome, request.length)
         return
-    body = {"start_word": ask.prompt, "length": ask.length, "seed": ask.seed, "stream": True} | SAMPLING
-    last = json.loads((await _events(session, f"{url}/generate_with_llm", body, outcome))[-1])
+    body = {"start_word": request.prompt, "length": request.length, "seed": request.seed, "stream": True} | SAMPLING
+    last = json.loads((await _receive_events(session, f"{url}/generate_with_llm", body, outcome))[-1])
     if last["finish_reason"] == "error":
         raise RuntimeError(last["problem"])
     outcome.tokens = last["new_tokens"]
 
 
-async def speak_bigram(session: aiohttp.ClientSession, url: str, ask: Ask, outcome: Outcome) -> None:
-    """`/generate_text`, twenty words."""
-    await _whole(session, f"{url}/generate_text", {"start_word": ask.prompt, "length": 20}, outcome, 20)
+async def send_to_bigram(session: aiohttp.ClientSession, url: str, request: SampleRequest, outcome: Outcome) -> None:
+    """Request twenty words from `/generate_text`."""
+    await _receive_answer(session, f"{url}/generate_text", {"start_word": request.prompt, "length": 20}, outcome, 20)
 
 
-async def speak_litserve(session: aiohttp.ClientSession, url: str, ask: Ask, outcome: Outcome) -> None:
-    """What `litserve_server.py` takes; it answers when all is there."""
-    body = {"prompt": ask.prompt, "length": ask.length, "sampling": None if ask.question else SAMPLING}
-    await _whole(session, f"{url}/predict", body, outcome, ask.length)
+async def send_to_litserve(session: aiohttp.ClientSession, url: str, request: SampleRequest, outcome: Outcome) -> None:
+    """Send a request to litserve_server.py, which does not stream."""
+    body = {"prompt": request.prompt, "length": request.length, "sampling": None if request.question else SAMPLING}
+    await _receive_answer(session, f"{url}/predict", body, outcome, request.length)
 
 
-def openai_speaker(model: str, sampling: dict[str, Any] = SAMPLING, **fields: Any) -> Speaker:
-    """`/v1/completions`, streaming; `sampling` and `fields` are those that this server takes and needs beside the usual."""
+def openai_sender(model: str, sampling: dict[str, Any] = SAMPLING, **fields: Any) -> Sender:
+    """Return a sender that streams from `/v1/completions`, with the server's own form of `sampling` and with additional `fields`."""
 
-    async def speak(session: aiohttp.ClientSession, url: str, ask: Ask, outcome: Outcome) -> None:
-        drawing = GREEDY if ask.question else sampling | {"seed": ask.seed}
-        body = {"model": model, "prompt": ask.prompt, "max_tokens": ask.length, "stream": True} | drawing | fields
-        *_, last = (event for event in await _events(session, f"{url}/v1/completions", body, outcome) if b'"usage":{' in event)
+    async def send(session: aiohttp.ClientSession, url: str, request: SampleRequest, outcome: Outcome) -> None:
+        params = GREEDY if request.question else sampling | {"seed": request.seed}
+        body = {"model": model, "prompt": request.prompt, "max_tokens": request.length, "stream": True} | params | fields
+        *_, last = (event for event in await _receive_events(session, f"{url}/v1/completions", body, outcome) if b'"usage":{' in event)
         outcome.tokens = json.loads(last)["usage"]["completion_tokens"]
 
-    return speak
+    return send
 
 
-async def _whole(session: aiohttp.ClientSession, url: str, body: dict[str, Any], outcome: Outcome, tokens: int) -> None:
-    async with session.post(url, json=body) as answer:
-        answer.raise_for_status()
-        await answer.read()
-        outcome.note(tokens)
+async def _receive_answer(session: aiohttp.ClientSession, url: str, body: dict[str, Any], outcome: Outcome, tokens: int) -> None:
+    async with session.post(url, json=body) as response:
+        response.raise_for_status()
+        await response.read()
+        outcome.record(tokens)
 
 
-async def _events(session: aiohttp.ClientSession, url: str, body: dict[str, Any], outcome: Outcome) -> list[bytes]:
-    """The data of all events of a stream, read when it is over, so that the client takes little of the processors that generate."""
+async def _receive_events(session: aiohttp.ClientSession, url: str, body: dict[str, Any], outcome: Outcome) -> list[bytes]:
+    """Return the data of a stream's events. They are split after the stream has ended, to leave the processors to the server."""
     received = bytearray()
-    async with session.post(url, json=body) as answer:
-        answer.raise_for_status()
-        async for chunk in answer.content.iter_any():
-            outcome.note(events=chunk.count(b"data: "))
+    async with session.post(url, json=body) as response:
+        response.raise_for_status()
+        async for chunk in response.content.iter_any():
+            outcome.record(events=chunk.count(b"data: "))
             received += chunk
     return bytes(received).split(b"data: ")[1:]

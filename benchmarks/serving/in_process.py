@@ -1,6 +1,6 @@
-"""What is measured without HTTP: openvino-genai by itself, the ceiling, and transformers' `generate`, one prompt after the other.
+"""Run a load without HTTP: on openvino-genai itself, the service's upper limit, and on transformers' `generate`, prompt by prompt.
 
-A process of its own, started by `in_process`: a line of JSON for each load comes in, and one with its measures goes out.
+`in_process` starts this module as a separate process, which reads a line of JSON for each load and writes one with its metrics.
 """
 
 import argparse
@@ -15,16 +15,16 @@ from typing import Any
 
 import psutil
 
-from benchmarks.serving.client import Measured, Outcome
-from benchmarks.serving.loads import GREEDY, LOADS, SAMPLING, Ask
+from benchmarks.serving.client import LoadResult, Outcome
+from benchmarks.serving.loads import GREEDY, LOADS, SAMPLING, SampleRequest
 from models.engines.openvino_messages import OpenVINOConfig
 
-Put = Callable[[str, int, float], dict[str, float]]
-"""Puts a load, so many requests at once, for so many seconds; gives `Measured.summary` and the memory in GB."""
+RunLoad = Callable[[str, int, float], dict[str, float]]
+"""Run a load by its name, with a number of concurrent requests, for some seconds; return `LoadResult.summary` and the memory in GB."""
 
 
 class Raw:
-    """openvino-genai's pipeline as the service configures it, fed with token ids and read as token ids."""
+    """openvino-genai's pipeline as the service configures it; its input and output are token ids."""
 
     def __init__(self, artifact: Path, config: OpenVINOConfig = OpenVINOConfig()) -> None:
         from models.engines.openvino_process import load_pipeline
@@ -32,42 +32,42 @@ class Raw:
 
         self.pipeline, self.tokenizer, self.count = load_pipeline(artifact, config), load_tokenizer(artifact), 0
 
-    def put(self, load: Iterator[Ask], at_once: int, seconds: float) -> Measured:
-        """See `Put`."""
+    def run_load(self, load: Iterator[SampleRequest], concurrency: int, seconds: float) -> LoadResult:
+        """Run a load for `seconds`, after up to two warm-up requests."""
         running: list[tuple[Any, Outcome]] = []
-        measured, began = Measured(seconds), 0.0
-        while not began or time.perf_counter() - began < seconds:
-            while len(running) < at_once:
+        result, started = LoadResult(seconds), 0.0
+        while not started or time.perf_counter() - started < seconds:
+            while len(running) < concurrency:
                 running.append(self._add(next(load)))
-                measured.outcomes.append(running[-1][1])
+                result.outcomes.append(running[-1][1])
             self.pipeline.step()
             for handle, outcome in running:
                 while handle.can_read():
-                    outcome.note(sum(len(output.generated_ids) for output in handle.read().values()))
+                    outcome.record(sum(len(output.generated_ids) for output in handle.read().values()))
                 if handle.get_status().name == "FINISHED":
-                    outcome.ended = time.perf_counter()
-            running = [(handle, outcome) for handle, outcome in running if not outcome.ended]
-            if not began and sum(bool(outcome.ended) for outcome in measured.outcomes) >= min(2, at_once):
-                self._drop(running)
-                running, measured.outcomes, began = [], [], time.perf_counter()  # the first two do not count
-        measured.seconds = time.perf_counter() - began
-        self._drop(running)
-        return measured
+                    outcome.finished = time.perf_counter()
+            running = [(handle, outcome) for handle, outcome in running if not outcome.finished]
+            if not started and sum(bool(outcome.finished) for outcome in result.outcomes) >= min(2, concurrency):
+                self._cancel(running)
+                running, result.outcomes, started = [], [], time.perf_counter()
+        result.seconds = time.perf_counter() - started
+        self._cancel(running)
+        return result
 
-    def _add(self, ask: Ask) -> tuple[Any, Outcome]:
+    def _add(self, request: SampleRequest) -> tuple[Any, Outcome]:
         import numpy as np
         import openvino as ov
 
         from models.base import SamplingParams
         from models.engines.openvino_process import generation_config
 
-        params = SamplingParams(ask.length, **(GREEDY if ask.question else SAMPLING), seed=ask.seed)
-        ids = ov.Tensor(np.array([self.tokenizer.encode(ask.prompt).ids]))
+        params = SamplingParams(request.length, **(GREEDY if request.question else SAMPLING), seed=request.seed)
+        ids = ov.Tensor(np.array([self.tokenizer.encode(request.prompt).ids]))
         self.count += 1
         outcome = Outcome(time.perf_counter())
         return self.pipeline.add_request(self.count, ids, generation_config(params, frozenset())), outcome
 
-    def _drop(self, running: list[tuple[Any, Outcome]]) -> None:
+    def _cancel(self, running: list[tuple[Any, Outcome]]) -> None:
         for handle, _ in running:
             handle.cancel()
         while self.pipeline.has_non_finished_requests():
@@ -80,50 +80,52 @@ class Generate:
     def __init__(self, artifact: Path, *, bf16: bool) -> None:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()
         self.tokenizer = AutoTokenizer.from_pretrained(artifact)
         self.model = AutoModelForCausalLM.from_pretrained(artifact, dtype=torch.bfloat16 if bf16 else torch.float32).eval()
 
-    def put(self, load: Iterator[Ask], at_once: int, seconds: float) -> Measured:
-        """See `Put`."""
-        if at_once != 1:
-            raise ValueError("one at a time")
-        self._answer(next(load))  # does not count
-        measured, began = Measured(seconds), time.perf_counter()
-        while time.perf_counter() - began < seconds:
-            measured.outcomes.append(self._answer(next(load)))
-        measured.seconds = time.perf_counter() - began
-        return measured
+    def run_load(self, load: Iterator[SampleRequest], concurrency: int, seconds: float) -> LoadResult:
+        """Run a load for `seconds`, after one warm-up request. Raises ValueError unless `concurrency` is 1."""
+        if concurrency != 1:
+            raise ValueError("transformers' generate runs one prompt at a time")
+        self._answer(next(load))
+        result, started = LoadResult(seconds), time.perf_counter()
+        while time.perf_counter() - started < seconds:
+            result.outcomes.append(self._answer(next(load)))
+        result.seconds = time.perf_counter() - started
+        return result
 
-    def _answer(self, ask: Ask) -> Outcome:
+    def _answer(self, request: SampleRequest) -> Outcome:
         import torch
 
         outcome = Outcome(time.perf_counter())
-        inputs = self.tokenizer(ask.prompt, return_tensors="pt")
+        inputs = self.tokenizer(request.prompt, return_tensors="pt")
         with torch.inference_mode():
-            output = self.model.generate(**inputs, max_new_tokens=ask.length, do_sample=False, pad_token_id=0)
-        outcome.note(output.shape[1] - inputs["input_ids"].shape[1])
-        outcome.ended = time.perf_counter()
+            output = self.model.generate(**inputs, max_new_tokens=request.length, do_sample=False, pad_token_id=0)
+        outcome.record(output.shape[1] - inputs["input_ids"].shape[1])
+        outcome.finished = time.perf_counter()
         return outcome
 
 
 @contextmanager
-def in_process(contestant: str, artifact: Path) -> Iterator[Put]:
-    """One of `CONTESTANTS` in a process of its own, as long as it is needed."""
+def in_process(contestant: str, artifact: Path) -> Iterator[RunLoad]:
+    """Start one of `CONTESTANTS` in a separate process; yield the function that runs loads on it."""
     command = [sys.executable, "-m", __name__, contestant, str(artifact)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin
         assert process.stdout
-        tell, hear = process.stdin, process.stdout
+        stdin, stdout = process.stdin, process.stdout
 
-        def put(load: str, at_once: int, seconds: float) -> dict[str, float]:
-            print(json.dumps([load, at_once, seconds]), file=tell, flush=True)
-            if not (line := hear.readline()):
-                raise RuntimeError(f"{contestant} has ended with {process.wait()}")
+        def run_load(load: str, concurrency: int, seconds: float) -> dict[str, float]:
+            print(json.dumps([load, concurrency, seconds]), file=stdin, flush=True)
+            if not (line := stdout.readline()):
+                raise RuntimeError(f"{contestant} exited with status {process.wait()}")
             return dict(json.loads(line))
 
-        yield put
-        tell.close()
+        yield run_load
+        stdin.close()
 
 
 CONTESTANTS: dict[str, Callable[[Path], Raw | Generate]] = {
@@ -134,17 +136,17 @@ CONTESTANTS: dict[str, Callable[[Path], Raw | Generate]] = {
 
 
 def main() -> None:
-    """Serve `in_process`."""
+    """Run the loads that `in_process` sends."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("contestant", choices=CONTESTANTS)
     parser.add_argument("artifact", type=Path)
     arguments = parser.parse_args()
     contestant = CONTESTANTS[arguments.contestant](arguments.artifact)
-    loads = {name: make(arguments.artifact) for name, make in LOADS.items()}  # which go on, so that no prompt comes twice
+    loads = {name: make(arguments.artifact) for name, make in LOADS.items()}  # kept across loads, so that no prompt repeats
     for line in sys.stdin:
-        load, at_once, seconds = json.loads(line)
-        measured = contestant.put(loads[load], at_once, seconds).summary()
-        print(json.dumps(measured | {"gb": psutil.Process().memory_full_info().pss / 1e9}), flush=True)
+        load, concurrency, seconds = json.loads(line)
+        metrics = contestant.run_load(loads[load], concurrency, seconds).summary()
+        print(json.dumps(metrics | {"gb": psutil.Process().memory_full_info().pss / 1e9}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""LitServe around `generate`, as its documentation has it, with its batching: `python litserve_server.py MODEL PORT` where litserve is."""
+"""Serve transformers' `generate` with LitServe, batched as in its documentation: `python litserve_server.py MODEL PORT` in .venv-peers."""
 
 import sys
 from typing import Any
@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 class Completions(litserve.LitAPI):
-    """One `generate` for up to 32 prompts, padded on the left, as long as the longest asks for; the greedy ones apart."""
+    """An API that runs one `generate` for up to 32 prompts, padded on the left, until the longest request has its tokens."""
 
     def setup(self, device: str) -> None:
         """Load the model in bf16."""
@@ -19,16 +19,16 @@ class Completions(litserve.LitAPI):
         self.model.to(torch.device(device))
 
     def predict(self, requests: list[dict[str, Any]]) -> list[str]:
-        """A batch of requests to their texts."""
+        """Return the text of each request of a batch; greedy and sampled requests run in separate calls of `generate`."""
         texts: dict[int, str] = {}
         for greedy in (True, False):
-            part = [n for n, request in enumerate(requests) if (request["sampling"] is None) == greedy]
-            if part:
-                texts |= dict(zip(part, self._generate([requests[n] for n in part]), strict=True))
-        return [texts[n] for n in range(len(requests))]
+            indices = [index for index, request in enumerate(requests) if (request["sampling"] is None) == greedy]
+            if indices:
+                texts |= dict(zip(indices, self._generate([requests[index] for index in indices]), strict=True))
+        return [texts[index] for index in range(len(requests))]
 
     def _generate(self, requests: list[dict[str, Any]]) -> list[str]:
-        sampling = requests[0]["sampling"]  # the load's, the same for all
+        sampling = requests[0]["sampling"]  # the same in all requests of a load
         sampling = {"do_sample": True, **sampling} if sampling else {"do_sample": False}
         inputs = self.tokenizer([request["prompt"] for request in requests], return_tensors="pt", padding=True)
         lengths = [request["length"] for request in requests]

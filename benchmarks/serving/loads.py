@@ -1,4 +1,4 @@
-"""What is asked: prompts to continue, and questions about passages."""
+"""The loads: endless sequences of prompts to continue and of questions about passages, the same in every run."""
 
 import itertools
 import json
@@ -15,62 +15,62 @@ from models.llm import question_prompt
 ROWS = Path(__file__).resolve().parents[2] / "data/quickstart/train.jsonl"
 PROMPT_TOKENS, NEW_TOKENS = 16, (64, 100)
 CONTEXT_WORDS, ANSWER_TOKENS = 150, 6
-"""An answer of SQuAD with its end has 6.1 tokens on average."""
+"""SQuAD's answers have 6.1 tokens on average, including the end of text."""
 SAMPLING: dict[str, Any] = {"temperature": 0.8, "top_k": 50, "top_p": 0.95}
-"""Random weights make all 50,000 tokens about as probable, so that top-p alone would sort them all at each step, as with trained weights it
-hardly does: everyone samples among the 50 most probable first, the default of transformers' `generate` and of litgpt.
+"""The sampling parameters of every server. top_k=50 is the default of transformers' `generate` and of litgpt. Without it, top-p would sort
+all 50,000 tokens at each step, because random weights make them about equally probable; with trained weights it rarely does.
 """
 GREEDY: dict[str, Any] = {"temperature": 0.0}
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One request, whoever answers it."""
+class SampleRequest:
+    """A request in a form that fits every server. Questions are answered greedily, other prompts are continued with `SAMPLING`."""
 
     prompt: str
-    """Everything that the model reads."""
+    """The whole prompt, including the question and the context, if any."""
     length: int
-    """New tokens; random weights do not end a text by themselves."""
+    """The number of new tokens; random weights do not end a text by themselves."""
     seed: int
     question: str | None = None
     context: str | None = None
-    """Of a question, which is asked greedily; a prompt without is continued by sampling (`SAMPLING`)."""
+    """The passage that the question is about."""
 
 
-def completions(model: Path) -> Iterator[Ask]:
-    """Prompts of 16 tokens from running text, to be continued by 64 to 100; without end, the same each time."""
+def completions(model: Path) -> Iterator[SampleRequest]:
+    """Yield prompts of 16 tokens from running text, each to be continued by 64 to 100 tokens."""
     tokenizer, draw = Tokenizer.from_file(str(model / "tokenizer.json")), random.Random(0)
     texts = [tokenizer.encode(context).ids for context in dict.fromkeys(row["context"] for row in _rows())]
     for seed in itertools.count():
         ids = draw.choice(texts)
-        at = draw.randrange(len(ids) - PROMPT_TOKENS)
-        prompt = tokenizer.decode(ids[at : at + PROMPT_TOKENS]).rstrip("? ")  # which would make it a question
-        yield Ask(prompt, draw.randint(*NEW_TOKENS), seed)
+        start = draw.randrange(len(ids) - PROMPT_TOKENS)
+        prompt = tokenizer.decode(ids[start : start + PROMPT_TOKENS]).rstrip("? ")  # a final "?" would make it a question
+        yield SampleRequest(prompt, draw.randint(*NEW_TOKENS), seed)
 
 
-def questions(_: Path) -> Iterator[Ask]:
-    """Each about a passage of 150 words of its own: no two begin alike."""
+def questions(_: Path) -> Iterator[SampleRequest]:
+    """Yield questions, each about a different passage of 150 words, so that no prefix is shared."""
     draw, words = random.Random(0), " ".join(row["context"] for row in _rows()).split()
     rows = [row["question"] for row in _rows()]
     for seed in itertools.count():
-        at = draw.randrange(len(words) - CONTEXT_WORDS)
-        yield _question(draw.choice(rows), " ".join(words[at : at + CONTEXT_WORDS]), seed)
+        start = draw.randrange(len(words) - CONTEXT_WORDS)
+        yield _question(draw.choice(rows), " ".join(words[start : start + CONTEXT_WORDS]), seed)
 
 
-def one_passage(_: Path) -> Iterator[Ask]:
-    """All about the same passage of 150 words."""
+def one_passage(_: Path) -> Iterator[SampleRequest]:
+    """Yield questions about the same passage of 150 words."""
     draw, words = random.Random(1), " ".join(row["context"] for row in _rows()).split()
     rows, context = [row["question"] for row in _rows()], " ".join(words[:CONTEXT_WORDS])
     for seed in itertools.count():
         yield _question(draw.choice(rows), context, seed)
 
 
-def _question(question: str, context: str, seed: int) -> Ask:
-    return Ask(question_prompt(question, context), ANSWER_TOKENS, seed, question, context)
+def _question(question: str, context: str, seed: int) -> SampleRequest:
+    return SampleRequest(question_prompt(question, context), ANSWER_TOKENS, seed, question, context)
 
 
 LOADS = {"completions": completions, "questions": questions, "one passage": one_passage}
-"""Each takes the model's directory."""
+"""Each function takes the model's directory."""
 
 
 def _rows() -> list[dict[str, str]]:

