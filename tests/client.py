@@ -1,69 +1,72 @@
-"""How the tests call the service, and what they expect of every error."""
+"""How the tests call the service, and what every error must look like."""
 
 import json
 from typing import Any
 
 import httpx
 
-from tests.conftest import Server
-from tests.contract import check_answer, check_schema
+from tests.conftest import HANG_SECONDS, Server
+from tests.contract import check_response, check_schema
 
 GENERATORS = ["/generate_text", "/generate_with_rnn", "/generate_with_llm"]
 MODELS = ["bigram", "rnn", "llm"]
-
-
 CONTEXT = "The lighthouse was built in 1889 by Anna Berg. It stands on the northern cape."
-
-
 SEED_BODY = {"start_word": "The", "length": 20}
 
 
-def post(server: Server, route: str, body: Any, timeout: float = 60, key: str | None = None) -> httpx.Response:
-    """Ask, and hold the answer against the document."""
+def post(server: Server, route: str, body: Any, key: str | None = None) -> httpx.Response:
+    """Send a request and check the response against the OpenAPI document."""
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
-    answer = httpx.post(f"{server.url}{route}", json=body, timeout=timeout, headers=headers)
-    check_answer(answer)
-    return answer
+    response = httpx.post(f"{server.url}{route}", json=body, timeout=HANG_SECONDS, headers=headers)
+    check_response(response)
+    return response
 
 
 def complete(server: Server, model: str = "llm", **fields: Any) -> Any:
-    """What `/v1/completions` answers."""
-    answer = post(server, "/v1/completions", {"model": model, "prompt": "The light"} | fields)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
+    """Return the body of a successful response of `/v1/completions`."""
+    response = post(server, "/v1/completions", {"model": model, "prompt": "The light"} | fields)
+    assert response.status_code == 200, response.text
+    return response.json()
 
 
-def events(server: Server, route: str, body: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a stream's `data:` lines say, each held against the document."""
-    with httpx.stream("POST", f"{server.url}{route}", json=body | {"stream": True}, timeout=60) as answer:
-        assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
-        check_answer(answer)
-        lines = [line for line in answer.iter_lines() if line and not line.startswith(":")]
+def stream_events(server: Server, route: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the events of a stream, each checked against the OpenAPI document."""
+    with httpx.stream("POST", f"{server.url}{route}", json=body | {"stream": True}, timeout=HANG_SECONDS) as response:
+        assert (response.status_code, response.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+        check_response(response)
+        lines = [line for line in response.iter_lines() if line and not line.startswith(":")]
     assert all(line.startswith("data: ") for line in lines)
     if route == "/v1/completions":
         assert lines.pop() == "data: [DONE]"
-    read = [json.loads(line.removeprefix("data: ")) for line in lines]
-    for event in read:
+    events = [read_event(line) for line in lines]
+    for event in events:
         check_schema(event, "CompletionChunk" if route == "/v1/completions" else "GenerateEvent")
-    return read
+    return events
 
 
-def check_problem(answer: httpx.Response, status: int, field: str | None = None) -> None:
-    assert answer.status_code == status
-    assert answer.headers["content-type"] == "application/problem+json"
-    problem = answer.json()
+def read_event(line: str) -> dict[str, Any]:
+    """Return the data of a line of a stream."""
+    event: dict[str, Any] = json.loads(line.removeprefix("data: "))
+    return event
+
+
+def check_problem(response: httpx.Response, status: int, field: str | None = None) -> None:
+    """Check that the response is a problem document, about `field` if it is given."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
     check_schema(problem, "ProblemDetails")
     assert problem["status"] == status
-    assert problem["request_id"] == answer.headers["x-request-id"]
+    assert problem["request_id"] == response.headers["x-request-id"]
     if field:
         assert field in problem["detail"]
         assert [fault["loc"][0] for fault in problem["errors"]] == [field]
 
 
-def check_error(answer: httpx.Response, status: int, param: str | None = None, code: str | None = None) -> None:
-    """As `check_problem`, on `/v1`."""
-    assert answer.status_code == status, answer.text
-    check_schema(answer.json(), "ErrorResponse")
-    error = answer.json()["error"]
-    assert error["request_id"] == answer.headers["x-request-id"]
+def check_error(response: httpx.Response, status: int, param: str | None = None, code: str | None = None) -> None:
+    """Check that the response is an error as OpenAI's API has them, which every route under `/v1` returns."""
+    assert response.status_code == status, response.text
+    check_schema(response.json(), "ErrorResponse")
+    error = response.json()["error"]
+    assert error["request_id"] == response.headers["x-request-id"]
     assert (error["param"], error["code"]) == (param, code or error["code"])

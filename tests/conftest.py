@@ -1,10 +1,11 @@
-"""A tiny base model, one real training run with it, and one real server on what that run registered."""
+"""A tiny base model, one run of the real `train.py` with it, and real servers of the models that the run registered."""
 
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +15,34 @@ import pytest
 from benchmarks.random_base import save_random_gpt2
 from benchmarks.serving.process import served
 
-# Here and, inherited, in every child process:
-# Threads that wait for one another sleep. By default OpenMP has them spin: with tiny models, and whenever something else wants the cores
-# too, most of the time goes there. It is read when torch is loaded.
+# Child processes inherit both variables.
+# By default OpenMP's threads spin while they wait for one another. With tiny models, or on a busy machine, that takes most of the time.
+# torch reads the variable when it is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# OpenVINO takes this for a build pipeline, where it sends no usage statistics. It would send some 50 for each export, each from a fork of
-# the process that trains.
+# On what looks like a build pipeline OpenVINO sends no usage statistics. Otherwise it sends about 50 reports for each export, each from a
+# fork of the training process.
 os.environ.setdefault("TF_BUILD", "True")
 
 PROJECT = Path(__file__).resolve().parent.parent
 QUICKSTART = PROJECT / "data/quickstart"
+HANG_SECONDS = 300
+"""The limit of every wait. It only ends a hang: no test may pass or fail by the speed of the machine."""
+NEVER = str(4 * HANG_SECONDS)
+"""A service timeout that a test does not live to see."""
+KEY = "a key"
+"""The API key of the server `strict`."""
+
+
+def wait_until(condition: Callable[[], bool], description: str) -> None:
+    """Return when `condition` holds."""
+    deadline = time.monotonic() + HANG_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"never happened: {description}"
+        time.sleep(0.02)
 
 
 def isolated_environment(home: Path) -> dict[str, str]:
-    """The environment of a child process: no Hub, stores and caches of its own under `home`."""
+    """Return the environment of a child process that has its own stores and caches under `home` and does not use the Hub."""
     return os.environ | {
         "BENTOML_HOME": str(home / "bentoml"),
         "BENTOML_DO_NOT_TRACK": "True",
@@ -38,15 +53,15 @@ def isolated_environment(home: Path) -> dict[str, str]:
     }
 
 
-def run(arguments: list[str], home: Path, timeout: float = 240, **changes: str) -> subprocess.CompletedProcess[str]:
+def run(arguments: list[str], home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run Python in the project with `arguments`."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=PROJECT,
-        env=isolated_environment(home) | changes,
+        env=isolated_environment(home) | environment,
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=HANG_SECONDS,
     )
 
 
@@ -60,30 +75,39 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Trained:
-    """What `train.py` printed and left behind."""
+    """The output of a run of `train.py`."""
 
     home: Path
     output: Path
     printed: str
 
     def environment(self) -> dict[str, str]:
-        """The environment in which its store is the store."""
+        """Return the environment in which the run's model store is the default one."""
         return isolated_environment(self.home)
+
+
+TRAIN_WITH_TINY_LSTM = """
+import functools, runpy
+from training.word_models import fitting, lstm
+
+fitting.RNN_EPOCHS = 2
+fitting.fit_lstm = functools.partial(lstm.fit_lstm, config=lstm.LSTMConfig(width=64))
+runpy.run_path("train.py", run_name="__main__")
+"""
+"""Runs the real script. The LSTM's size and epochs have no flags, and --max-minutes would give every machine other models."""
 
 
 @pytest.fixture(scope="session")
 def trained(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """One run of the real `train.py` for all three models, registered in a store of its own."""
+    """One run of `train.py` that trains all three models and registers them in its own store."""
     return train(tiny_base, tmp_path_factory.mktemp("trained"))
 
 
 def train(base: Path, home: Path) -> Trained:
-    """As `trained`, from another base model."""
-    flags = "--max-minutes 0.4 --eval-examples 12 --max-length 768 --validations 0"
-    done = run(
-        ["train.py", "--base-model", str(base), "--dataset", str(QUICKSTART), "--output-dir", str(home / "runs"), *flags.split()],
-        home,
-    )
+    """Train all three models, the LLM from `base`, and register them in a store under `home`."""
+    flags = "--max-steps 8 --eval-examples 12 --max-length 768 --validations 0"
+    sources = ["--base-model", str(base), "--dataset", str(QUICKSTART), "--output-dir", str(home / "runs")]
+    done = run(["-c", TRAIN_WITH_TINY_LSTM, *sources, *flags.split()], home)
     assert done.returncode == 0, done.stderr
     return Trained(home, home / "runs", done.stdout)
 
@@ -97,18 +121,74 @@ class Server:
     pid: int
 
 
+@dataclass(frozen=True)
+class HeldServer(Server):
+    """A server whose texts pause where a test asks for it: see `tests/serving/held_service.py`."""
+
+    gate: Path
+    events: Path
+
+    @contextmanager
+    def texts_held(self, after: int = 1) -> Iterator[None]:
+        """Pause every text after `after` tokens, until this context ends. Count events from its beginning."""
+        self.events.write_text("")
+        self.gate.with_suffix(".new").write_text(str(after))
+        self.gate.with_suffix(".new").rename(self.gate)
+        try:
+            yield
+        finally:
+            self.gate.unlink()
+
+    def wait_for(self, event: str, count: int) -> None:
+        """Wait until `count` texts have started, finished, failed or been closed, as `event` says."""
+        wait_until(lambda: self.events.read_text().split().count(event) >= count, f"{count} texts {event}")
+
+
 @contextmanager
-def serve(trained: Trained, log: Path, arguments: Sequence[str] = (), **environment: str) -> Iterator[Server]:
-    """The real service on a port of its own, from a bare `bentoml serve` in the project's root."""
+def serve(trained: Trained, log: Path, *, service: Sequence[str] = (), **environment: str) -> Iterator[Server]:
+    """Run `bentoml serve` in the project's root, on a free port; `service` and its options come after the command."""
     bentoml = shutil.which("bentoml", path=trained.environment()["PATH"])
     assert bentoml
-    command = [bentoml, "serve", "--host", "127.0.0.1", "--port", "PORT", *arguments]
+    command = [bentoml, "serve", *service, "--host", "127.0.0.1", "--port", "PORT"]
     with served(command, "/readyz", log, trained.environment() | environment) as (url, process):
         yield Server(url, log, process.pid)
 
 
+@contextmanager
+def serve_held(trained: Trained, directory: Path, *options: str, **environment: str) -> Iterator[HeldServer]:
+    """Serve `tests/serving/held_service.py`, with `options` of `bentoml serve`."""
+    gate, events = directory / "gate", directory / "events"
+    files = {"TRIGEN_TEST_GATE": str(gate), "TRIGEN_TEST_EVENTS": str(events)}
+    service = ["tests.serving.held_service:Trigen", *options]
+    with serve(trained, directory / "log", service=service, **files, **environment) as running:
+        yield HeldServer(running.url, running.log, running.pid, gate, events)
+
+
 @pytest.fixture(scope="session")
 def server(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for all tests that need no settings of their own, which compare texts."""
-    with serve(trained, tmp_path_factory.mktemp("server") / "log", TRIGEN_REPRODUCIBLE="true") as running:
+    """A server for all tests that need no settings of their own. It is reproducible, because they compare texts."""
+    log = tmp_path_factory.mktemp("server") / "log"
+    with serve(trained, log, TRIGEN_REPRODUCIBLE="true", TRIGEN_TIMEOUT_SECONDS=NEVER) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def strict(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HeldServer]:
+    """A server that requires a key, admits 16 texts and pings often."""
+    settings = {
+        "TRIGEN_API_KEY": KEY,
+        "TRIGEN_MAX_TEXTS": "16",
+        "TRIGEN_MAX_BODY_BYTES": "20000",
+        "TRIGEN_PING_SECONDS": "0.1",
+        "TRIGEN_TIMEOUT_SECONDS": NEVER,
+    }
+    with serve_held(trained, tmp_path_factory.mktemp("strict"), **settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def hurried(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HeldServer]:
+    """A server whose requests time out after two seconds, and which admits 16 texts."""
+    settings = {"TRIGEN_TIMEOUT_SECONDS": "2", "TRIGEN_MAX_TEXTS": "16"}
+    with serve_held(trained, tmp_path_factory.mktemp("hurried"), **settings) as running:
         yield running

@@ -1,4 +1,4 @@
-"""What docs/openapi.json says of an answer, and whether it is so."""
+"""Checks of responses against docs/openapi.json."""
 
 import json
 from functools import cache
@@ -12,36 +12,35 @@ from tests.conftest import PROJECT
 
 @cache
 def contract() -> dict[str, Any]:
+    """Return the document."""
     document: dict[str, Any] = json.loads((PROJECT / "docs/openapi.json").read_text())
     return document
 
 
 def check_schema(value: Any, name: str) -> None:
-    """The value is what the component says."""
+    """Check a value against a component of the document."""
     Draft202012Validator({"components": contract()["components"], "$ref": f"#/components/schemas/{name}"}).validate(value)
 
 
-def check_answer(answer: httpx.Response) -> None:
-    """The answer's status is documented for its route, and with it its type, its headers and its body."""
-    path, method = answer.request.url.path, answer.request.method.lower()
+def check_response(response: httpx.Response) -> None:
+    """Check that the document has the response's status for its route, with its headers, media type and body."""
+    path, method = response.request.url.path, response.request.method.lower()
     path = "/v1/models/{model}" if path.startswith("/v1/models/") else path
-    documented = contract()["paths"][path][method]["responses"][str(answer.status_code)]
-    documented = _resolved(documented)
+    documented = _resolve(contract()["paths"][path][method]["responses"][str(response.status_code)])
     for name, header in documented["headers"].items():
-        assert name in answer.headers, (path, answer.status_code, name)
-        Draft202012Validator(_resolved(header)["schema"]).validate(
-            int(answer.headers[name]) if name == "Retry-After" else answer.headers[name]
-        )
-    media_type = answer.headers["content-type"].split(";")[0]
-    assert media_type in documented["content"], (path, answer.status_code, media_type)
+        assert name in response.headers, (path, response.status_code, name)
+        value = response.headers[name]
+        Draft202012Validator(_resolve(header)["schema"]).validate(int(value) if name == "Retry-After" else value)
+    media_type = response.headers["content-type"].split(";")[0]
+    assert media_type in documented["content"], (path, response.status_code, media_type)
     if media_type.endswith("json"):
         schema = documented["content"][media_type]["schema"]
-        Draft202012Validator({"components": contract()["components"], **schema}).validate(answer.json())
+        Draft202012Validator({"components": contract()["components"], **schema}).validate(response.json())
 
 
-def _resolved(node: dict[str, Any]) -> dict[str, Any]:
+def _resolve(node: dict[str, Any]) -> dict[str, Any]:
     if "$ref" in node:
         _, kind, name = node["$ref"].removeprefix("#/").split("/")
-        resolved: dict[str, Any] = contract()["components"][kind][name]
-        return resolved
+        component: dict[str, Any] = contract()["components"][kind][name]
+        return component
     return node

@@ -21,7 +21,7 @@ from tests.conftest import Server, Trained, run
 
 
 @pytest.mark.parametrize("route", GENERATORS)
-def test_the_seed_contract(server: Server, route: str) -> None:
+def test_a_generator_returns_the_prompt_and_its_continuation(server: Server, route: str) -> None:
     answer = post(server, route, SEED_BODY)
     assert answer.status_code == 200
     body = answer.json()
@@ -31,7 +31,7 @@ def test_the_seed_contract(server: Server, route: str) -> None:
 
 
 @pytest.mark.parametrize("route", GENERATORS)
-def test_same_seed_same_text_and_the_seed_is_told(server: Server, route: str) -> None:
+def test_the_returned_seed_gives_the_same_text_again(server: Server, route: str) -> None:
     pairs = []
     for _ in range(8):
         drawn = post(server, route, SEED_BODY).json()
@@ -53,8 +53,8 @@ def test_sampling_fields_have_an_effect(server: Server, route: str) -> None:
 
 
 @pytest.mark.parametrize("route", GENERATORS)
-def test_a_stop_string_ends_the_text_before_itself(server: Server, route: str) -> None:
-    for seed in range(20):  # a model that ends the text at once gives nothing to stop at
+def test_the_text_ends_before_a_stop_string(server: Server, route: str) -> None:
+    for seed in range(20):  # until a text is long enough to stop in it
         body = SEED_BODY | {"temperature": 2, "top_p": 1, "seed": seed}
         added = post(server, route, body).json()["generated_text"].removeprefix("The")
         if len(added) > 4:
@@ -66,7 +66,7 @@ def test_a_stop_string_ends_the_text_before_itself(server: Server, route: str) -
 
 
 @pytest.mark.parametrize("route", GENERATORS)
-def test_any_prompt_is_kept_at_the_beginning(server: Server, route: str) -> None:
+def test_the_text_begins_with_the_prompt_whatever_it_is(server: Server, route: str) -> None:
     for prompt in ("zzyzx", "naïve — “café”\n", " ", "🦀", "x" * 500):
         text = post(server, route, {"start_word": prompt, "length": 3}).json()["generated_text"]
         assert text.startswith(prompt)
@@ -74,28 +74,28 @@ def test_any_prompt_is_kept_at_the_beginning(server: Server, route: str) -> None
 
 @pytest.mark.parametrize("route", GENERATORS)
 @pytest.mark.parametrize("length", [1, 512])
-def test_the_bounds_of_length(server: Server, route: str, length: int) -> None:
+def test_length_may_have_its_smallest_and_its_largest_value(server: Server, route: str, length: int) -> None:
     body = post(server, route, {"start_word": "The", "length": length}).json()
     assert body["new_tokens"] == length or body["finish_reason"] == "stop"
 
 
-def test_same_seed_same_text_among_others_and_in_another_process(server: Server, trained: Trained) -> None:
+def test_the_same_seed_gives_the_same_text_among_other_requests_and_in_another_process(server: Server, trained: Trained) -> None:
     bodies = [(route, SEED_BODY | {"seed": seed}) for route in GENERATORS for seed in range(8)]
     alone = [post(server, route, body).json() for route, body in bodies]
     with ThreadPoolExecutor(16) as pool:
-        together = list(pool.map(lambda each: post(server, *each).json(), bodies))
+        together = list(pool.map(lambda request: post(server, *request).json(), bodies))
     assert together == alone
 
-    async def here(model: TextModel, seed: int) -> str:
+    async def generate_here(model: TextModel, seed: int) -> str:
         return "The" + "".join([token.text async for token in model.stream("The", SamplingParams(20, seed=seed))])
 
     with closing(LLM.load(trained.output / "llm", "openvino", reproducible=True)) as llm:
         models = (Bigram.load(trained.output / "bigram"), LSTM.load(trained.output / "rnn"), llm)
-        texts = [asyncio.run(here(model, seed)) for model in models for seed in range(8)]
+        texts = [asyncio.run(generate_here(model, seed)) for model in models for seed in range(8)]
     assert [answer["generated_text"] for answer in alone] == texts
 
 
-def test_a_question_goes_through_the_template_and_other_text_does_not(server: Server) -> None:
+def test_only_a_question_goes_through_the_question_template(server: Server) -> None:
     question = "Who built the lighthouse?"
     asked = post(server, "/generate_with_llm", {"start_word": question, "context": CONTEXT, "length": 20}).json()
     answer = post(server, "/answer_question", {"question": question, "context": CONTEXT}).json()
@@ -103,12 +103,12 @@ def test_a_question_goes_through_the_template_and_other_text_does_not(server: Se
     if asked["finish_reason"] == "stop":
         assert asked["generated_text"].removeprefix(question).strip() == answer["answer"]
     again = post(server, "/generate_with_llm", {"start_word": question, "context": CONTEXT, "length": 20}).json()
-    assert again["generated_text"] == asked["generated_text"]  # greedy by default, whatever seed was drawn
+    assert again["generated_text"] == asked["generated_text"]  # questions are greedy by default, so the drawn seed does not matter
     without = post(server, "/generate_with_llm", {"start_word": question, "length": 20})
     assert without.status_code == 200
 
 
-def test_a_context_stands_before_a_text_that_is_no_question(server: Server) -> None:
+def test_a_context_precedes_a_prompt_that_is_not_a_question(server: Server) -> None:
     body = {"start_word": "The", "length": 20, "seed": 3, "temperature": 2, "top_p": 1}
     alone = post(server, "/generate_with_llm", body).json()
     after = post(server, "/generate_with_llm", body | {"context": CONTEXT}).json()
@@ -118,7 +118,7 @@ def test_a_context_stands_before_a_text_that_is_no_question(server: Server) -> N
     assert whole["generated_text"] == f"{CONTEXT}\n{after['generated_text']}"
 
 
-def test_an_integer_may_be_written_as_json_allows(server: Server) -> None:
+def test_an_integer_may_be_written_with_a_decimal_point(server: Server) -> None:
     whole = post(server, "/generate_text", {"start_word": "The", "length": 5.0, "seed": 7.0}).json()
     assert whole == post(server, "/generate_text", {"start_word": "The", "length": 5, "seed": 7}).json()
     assert post(server, "/generate_text", {"start_word": "The", "length": 5.5}).status_code == 422
@@ -153,31 +153,31 @@ def test_bentomls_own_client_works(server: Server) -> None:
         assert client.generate_text(start_word="The", length=5)["generated_text"].startswith("The")
 
 
-def refused_start(home: Path, **environment: str) -> str:
-    """The one line with which `bentoml serve` ends."""
+def failed_start(home: Path, **environment: str) -> str:
+    """Start `bentoml serve`, which must fail, and return the one line that it prints."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    done = run(["-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)], home, timeout=60, **environment)
+    done = run(["-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)], home, **environment)
     assert done.returncode != 0
-    said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-    assert len(said) == 1, said
-    return said[0]
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    assert len(lines) == 1, lines
+    return lines[0]
 
 
 def test_a_missing_model_stops_the_start_with_one_line(tmp_path: Path) -> None:
-    said = refused_start(tmp_path)
-    assert "no trigen-bigram in the model store: `make serve` or `python train.py --preset quickstart` makes it" in said
+    message = failed_start(tmp_path)
+    assert "no trigen-bigram in the model store: run `make serve` or `python train.py --preset quickstart` to train it" in message
 
 
 def test_a_wrong_setting_stops_the_start_with_one_line(trained: Trained) -> None:
-    assert "TRIGEN_ENGINE: Input should be 'auto', 'openvino' or 'transformers'" in refused_start(trained.home, TRIGEN_ENGINE="tpu")
-    said = refused_start(trained.home, TRIGEN_ENGINE="transformers", TRIGEN_REPRODUCIBLE="true")
-    assert "TRIGEN_REPRODUCIBLE: Value error, only the CPU engine is: take TRIGEN_ENGINE=openvino" in said
-    assert "TRIGEN_MAX_BODY_BYTES: " in refused_start(trained.home, TRIGEN_MAX_BODY_BYTES="1 MB")
+    assert "TRIGEN_ENGINE: Input should be 'auto', 'openvino' or 'transformers'" in failed_start(trained.home, TRIGEN_ENGINE="tpu")
+    message = failed_start(trained.home, TRIGEN_ENGINE="transformers", TRIGEN_REPRODUCIBLE="true")
+    assert "TRIGEN_REPRODUCIBLE: Value error, only the CPU engine is reproducible: set TRIGEN_ENGINE=openvino" in message
+    assert "TRIGEN_MAX_BODY_BYTES: " in failed_start(trained.home, TRIGEN_MAX_BODY_BYTES="1 MB")
 
 
-def test_the_bento_packs_the_three_models_and_its_files_alone(trained: Trained) -> None:
+def test_the_bento_contains_the_three_models_and_only_its_own_files(trained: Trained) -> None:
     done = run(["-m", "bentoml", "build", "--output", "tag"], trained.home)
     assert done.returncode == 0, done.stderr
     tag = re.search(r"trigen:(\w+)", done.stdout)

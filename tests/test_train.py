@@ -1,11 +1,14 @@
-"""The real `train.py`: what it prints, writes and registers, and how it fails."""
+"""The real `train.py`: its output, its files, the models that it registers, and its error messages."""
 
+import http.server
 import json
 import math
 import re
 import runpy
-import time
+import threading
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -14,7 +17,7 @@ from models.store import TAGS
 from tests.conftest import PROJECT, Trained, run
 
 
-def test_it_prints_what_it_trains_on_first_and_the_scores_last(trained: Trained, tiny_base: Path) -> None:
+def test_it_prints_its_sources_first_and_the_metrics_last(trained: Trained, tiny_base: Path) -> None:
     lines = trained.printed.splitlines()
     assert lines[0] == f"base model: {tiny_base} · data set: data/quickstart"
     assert re.match(r"706 training and 174 test questions · .*(bf16|fp32)", lines[1])
@@ -24,17 +27,17 @@ def test_it_prints_what_it_trains_on_first_and_the_scores_last(trained: Trained,
     assert re.match(r"registered: trigen-bigram:\w+, trigen-rnn:\w+, trigen-llm:\w+$", lines[-1])
 
 
-def test_artifacts_are_plain_files_with_the_metadata(trained: Trained) -> None:
-    page = {f"comparison/{name}" for name in ("comparison.md", "comparison.json", "bits_per_byte.png", "speed.png")}
+def test_artifacts_are_plain_files_with_metadata(trained: Trained) -> None:
+    comparison = {f"comparison/{name}" for name in ("comparison.md", "comparison.json", "bits_per_byte.png", "speed.png")}
     expected = {
-        "bigram": {"counts.npz", "vocabulary.json", "spelling.npz", *page},
-        "rnn": {"lstm.safetensors", "vocabulary.json", "spelling.npz", *page},
+        "bigram": {"counts.npz", "vocabulary.json", "spelling.npz", *comparison},
+        "rnn": {"lstm.safetensors", "vocabulary.json", "spelling.npz", *comparison},
         "llm": {
             "model.safetensors",
             "config.json",
             "tokenizer.json",
             "openvino/openvino_model.xml",
-            *page,
+            *comparison,
         },
     }
     store = trained.home / "bentoml/models"
@@ -46,13 +49,13 @@ def test_artifacts_are_plain_files_with_the_metadata(trained: Trained) -> None:
         metadata = yaml.safe_load((latest / "model.yaml").read_text())["metadata"]
         assert set(metadata) >= {"dataset", "metrics", "seed", "packages", "configuration", "comparison"}
         assert (metadata["dataset"]["train_rows"], metadata["dataset"]["test_rows"]) == (706, 174)
-        assert metadata["configuration"]["max_minutes"] == 0.4
+        assert metadata["configuration"]["max_steps"] == 8
         assert ("base_model" in metadata) == (name == "llm")
-    assert metadata["metrics"]["steps"] > 0
+    assert metadata["metrics"]["steps"] == 8
     assert metadata["metrics"]["questions"] == 12
 
 
-def test_metrics_are_written_too(trained: Trained) -> None:
+def test_metrics_json_has_the_metrics_of_all_models(trained: Trained) -> None:
     metrics = json.loads((trained.output / "metrics.json").read_text())
     assert set(metrics) == {"bigram", "rnn", "llm"}
     assert 1 < metrics["bigram"]["bits_per_byte"] < 4
@@ -60,99 +63,130 @@ def test_metrics_are_written_too(trained: Trained) -> None:
 
 
 def compare(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `make report` runs, but in this process, which has torch."""
+    """Do the work of `make report` in this process, which has loaded torch."""
     monkeypatch.chdir(PROJECT)
     monkeypatch.setattr("sys.argv", ["comparison", str(directory)])
     runpy.run_module("training.comparison", run_name="__main__")
 
 
-def test_one_model_alone_without_registering_leaves_what_else_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "out/bigram").mkdir(parents=True)
-    for name in ("notes.txt", "bigram/old.txt"):
-        (tmp_path / "out" / name).touch()
-    flags = ["--dataset", "data/quickstart", "--only", "bigram", "--no-register", "--output-dir", str(tmp_path / "out")]
-    done = run(["train.py", *flags], tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("data set: data/quickstart\n")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "bigram",
-        "comparison",
-        "config.json",
-        "metrics.json",
-        "notes.txt",
-    ]
-    assert not (tmp_path / "out/bigram/old.txt").exists()
-    assert not (tmp_path / "bentoml/models/trigen-bigram").exists()
+class UnreachableHub(http.server.ThreadingHTTPServer):
+    """A Hub that closes every connection without a response, and counts them."""
 
-    page = tmp_path / "out/comparison/comparison.md"
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+        self.connections = 0
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections += 1
+        self.shutdown_request(request)
+
+
+RUN_ALL = """
+import json, os, runpy, sys
+
+environment = dict(os.environ)
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["train.py", *arguments]
+    status = 0
+    try:
+        runpy.run_path("train.py", run_name="__main__")
+    except SystemExit as exit:
+        status = exit.code
+    for stream in (sys.stdout, sys.stderr):
+        print(f"-- {status}", file=stream, flush=True)
+    os.environ.clear()
+    os.environ.update(environment)
+"""
+"""Runs the real script once for each list of arguments, all in one process: importing the libraries takes most of the time."""
+
+WRONG = {
+    "no Hub": (None, "base model openai-community/gpt2 cannot be loaded"),
+    "no Hub for the data set": (["--dataset", "rajpurkar/squad"], "data set rajpurkar/squad cannot be loaded"),
+    "no such data set": (["--dataset", "./nowhere"], "data set ./nowhere: no such file or directory"),
+    "no such base model": (["--base-model", "/no/such"], "base model /no/such: no such directory"),
+    "no base model": (["--base-model", "data/quickstart"], "base model data/quickstart: there is no config.json in this directory"),
+    "long sequences": (["--max-length", "769"], "base model {base} takes at most 768 tokens: lower --max-length\n"),
+}
+"""Arguments after a valid base model and data set, or None for no arguments at all, and the beginning of the message."""
+
+
+@dataclass(frozen=True)
+class Result:
+    status: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of a run that trains the bigram only, into a directory that is not empty, and of each case of `WRONG`."""
+
+    home: Path
+    bigram: Result
+    wrong: dict[str, Result]
+    connections: int
+    """Connections to the Hub, of all runs together."""
+
+
+@pytest.fixture(scope="module")
+def results(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    home = tmp_path_factory.mktemp("results")
+    for name in ("notes.txt", "bigram/old.txt"):
+        (home / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / "out" / name).touch()
+    valid = ["--base-model", str(tiny_base), "--dataset", "data/quickstart"]
+    runs = [[] if arguments is None else [*valid, *arguments] for arguments, _ in WRONG.values()]
+    runs.append(["--dataset", "data/quickstart", "--only", "bigram", "--no-register", "--output-dir", str(home / "out")])
+    with UnreachableHub() as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{hub.server_port}"
+        # The first run needs the Hub: the libraries read HF_HUB_OFFLINE, which it sets, when they are imported.
+        done = run(["-c", RUN_ALL, json.dumps(runs)], home, HF_HUB_OFFLINE="0", HF_ENDPOINT=endpoint)
+        hub.shutdown()
+    parts = [re.split(r"^-- (\d+)\n", printed, flags=re.MULTILINE) for printed in (done.stdout, done.stderr)]
+    assert [len(part) for part in parts] == [2 * len(runs) + 1] * 2, done.stderr
+    (stdout, statuses), (stderr, _) = ((part[:-1:2], part[1::2]) for part in parts)
+    *wrong, bigram = (Result(int(status), out, error) for status, out, error in zip(statuses, stdout, stderr, strict=True))
+    return Results(home, bigram, dict(zip(WRONG, wrong, strict=True)), hub.connections)
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_mistake_ends_the_run_with_one_message(results: Results, tiny_base: Path, case: str) -> None:
+    result = results.wrong[case]
+    assert result.status == 2
+    assert result.stderr.startswith(f"train.py: {WRONG[case][1].format(base=tiny_base)}")
+    assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.stderr
+
+
+def test_without_the_hub_the_message_offers_local_sources_and_nothing_is_retried(results: Results) -> None:
+    assert "--base-model" in results.wrong["no Hub"].stderr
+    assert "--preset quickstart" in results.wrong["no Hub"].stderr
+    # One each: two Hub ids, two paths that do not exist, and the default base model of the run that trains the bigram only.
+    assert results.connections == 5
+
+
+def test_training_one_model_without_registering_keeps_other_files(
+    results: Results, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = results.home / "out"
+    assert results.bigram.status == 0, results.bigram.stderr
+    assert results.bigram.stdout.startswith("data set: data/quickstart\n")
+    assert {path.name for path in output.iterdir()} == {"bigram", "comparison", "config.json", "metrics.json", "notes.txt"}
+    assert not (output / "bigram/old.txt").exists()
+    assert not (results.home / "bentoml/models/trigen-bigram").exists()
+
+    page = output / "comparison/comparison.md"
     first = json.loads(page.with_suffix(".json").read_text())["models"]
     page.unlink()
-    compare(tmp_path / "out", monkeypatch)
+    compare(output, monkeypatch)
     assert "| bigram | **" in capsys.readouterr().out
     assert page.exists()
     for name, measured in json.loads(page.with_suffix(".json").read_text())["models"].items():
         assert (measured["samples"], measured["bits_per_byte"]) == (first[name]["samples"], first[name]["bits_per_byte"])
 
 
-def test_the_mission_without_the_hub_ends_soon_with_one_message(tmp_path: Path) -> None:
-    began = time.monotonic()
-    done = run(["train.py"], tmp_path, HF_HUB_OFFLINE="0", HF_ENDPOINT="http://127.0.0.1:9")
-    assert time.monotonic() - began < 30
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.startswith("train.py: base model openai-community/gpt2 cannot be loaded")
-    assert "--base-model" in done.stderr
-    assert "--preset quickstart" in done.stderr
-
-
-SEVERAL = """
-import json, os, runpy, sys
-
-environment = dict(os.environ)
-for arguments in json.loads(sys.argv[1]):
-    sys.argv = ["train.py", *arguments]
-    try:
-        runpy.run_path("train.py", run_name="__main__")
-    except SystemExit as end:
-        print(f"ended with {end.code}", flush=True)
-    print("--", file=sys.stderr, flush=True)
-    os.environ.clear()
-    os.environ.update(environment)
-"""
-"""Runs the real script once for each list of arguments, in one process: to import what it imports takes most of the time."""
-
-WRONG = {
-    "rajpurkar/squad": (["--dataset", "rajpurkar/squad"], "data set rajpurkar/squad cannot be loaded"),
-    "./nowhere": (["--dataset", "./nowhere"], "data set ./nowhere: no such file or directory"),
-    "no such base": (["--base-model", "/no/such"], "base model /no/such: no such directory"),
-    "no base": (["--base-model", "data/quickstart"], "base model data/quickstart: there is no config.json in this directory"),
-    "long rows": (["--max-length", "769"], "base model {base} reads 768 tokens at most: give --max-length no more\n"),
-}
-
-
-@pytest.fixture(scope="module")
-def refused(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What the script told on stderr of each in `WRONG`, where no Hub answers; each ends with status 2."""
-    good = ["--base-model", str(tiny_base), "--dataset", "data/quickstart"]
-    commands = json.dumps([[*good, *arguments] for arguments, _ in WRONG.values()])
-    # The Hub's first: the libraries read HF_HUB_OFFLINE when they are imported, and must find what was set for it.
-    home = tmp_path_factory.mktemp("refused")
-    done = run(["-c", SEVERAL, commands], home, HF_HUB_OFFLINE="0", HF_ENDPOINT="http://127.0.0.1:9")
-    assert done.stdout.count("ended with 2") == len(WRONG), done.stderr
-    return dict(zip(WRONG, done.stderr.split("--\n"), strict=False))
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_ends_with_one_message(refused: dict[str, str], tiny_base: Path, case: str) -> None:
-    assert refused[case].startswith(f"train.py: {WRONG[case][1].format(base=tiny_base)}")
-    assert refused[case].count("\n") == 1
-    assert "Traceback" not in refused[case]
-
-
-def test_the_comparison_is_of_the_same_bytes_and_explains_its_order(trained: Trained) -> None:
+def test_the_comparison_measures_all_models_on_the_same_bytes_and_explains_their_order(trained: Trained) -> None:
     comparison = json.loads((trained.output / "comparison/comparison.json").read_text())
     models = comparison["models"]
     assert list(models) == ["unigram", "bigram", "rnn", "base", "llm"]
@@ -165,13 +199,13 @@ def test_the_comparison_is_of_the_same_bytes_and_explains_its_order(trained: Tra
     assert "The order does not hold between" in page  # a random LLM predicts worse than counts
 
 
-def test_a_comparison_without_a_run_ends_with_one_message(
+def test_comparing_a_directory_without_a_run_ends_with_one_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(SystemExit) as exit:
         compare(tmp_path, monkeypatch)
-    message = end.value.code
-    assert isinstance(message, str)  # so that Python prints it and ends with status 1
+    message = exit.value.code
+    assert isinstance(message, str)  # Python prints a string and exits with status 1
     assert message.endswith("`python train.py` in runs/latest")
     assert "\n" not in message
     assert capsys.readouterr() == ("", "")

@@ -1,1 +1,1 @@
-"""Generated clients, and tools that read the OpenAPI document."""
+"""Tests of generated clients and of tools that read the OpenAPI document."""

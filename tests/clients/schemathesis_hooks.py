@@ -1,7 +1,7 @@
-"""For `schemathesis run`: what no schema can say of ids.
+"""A hook for `schemathesis run` that replaces token ids by ids that the served model has.
 
-Which ids there are depends on the llm that is served (1,000 in the tests), and the word models have none: other ids are rightly refused.
-So valid ids become those of the llm that is served. Everything else, and every body that is wrong, is left alone.
+A schema cannot say which ids are valid: that depends on the LLM's vocabulary (1,000 tokens in the tests), and the word models take no ids.
+The hook changes well-formed ids only, so that every invalid body reaches the service.
 """
 
 from typing import Any
@@ -13,14 +13,14 @@ VOCABULARY = 1000
 
 @schemathesis.hook
 def map_body(context: schemathesis.HookContext, body: Any) -> Any:
-    """Make valid ids those of a model that is there."""
+    """Replace well-formed ids by ids of the LLM."""
     if not isinstance(body, dict) or "prompt" not in body:
         return body
     prompt = body["prompt"]
     if _are_ids(prompt):
         prompt = [int(id) % VOCABULARY for id in prompt]
-    elif isinstance(prompt, list) and prompt and all(_are_ids(each) for each in prompt):
-        prompt = [[int(id) % VOCABULARY for id in each] for each in prompt]
+    elif isinstance(prompt, list) and prompt and all(_are_ids(ids) for ids in prompt):
+        prompt = [[int(id) % VOCABULARY for id in ids] for ids in prompt]
     else:
         return body
     return body | {"prompt": prompt} | ({"model": "llm"} if body.get("model") in ("bigram", "rnn") else {})

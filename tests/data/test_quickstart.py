@@ -1,4 +1,4 @@
-"""Every row of the embedded data set."""
+"""The rows of the quickstart data set."""
 
 import json
 from typing import Any
@@ -15,13 +15,13 @@ def read(split: str) -> Rows:
 TRAIN, VALIDATION = read("train"), read("validation")
 
 
-def faults(row: dict[str, Any]) -> list[str]:
-    """What is wrong with a row."""
+def broken_rules(row: dict[str, Any]) -> list[str]:
+    """Return the rules that a row breaks."""
     context, question, texts, starts = row["context"], row["question"], row["answers"]["text"], row["answers"]["answer_start"]
     rules = {
         "columns": list(row) == ["id", "title", "context", "question", "answers"],
         "60 to 120 words": 60 <= len(context.split()) <= 120,
-        "no outer space": all(text == text.strip() for text in (context, question, *texts)),
+        "no surrounding space": all(text == text.strip() for text in (context, question, *texts)),
         "a question": question.endswith("?"),
         "answers": 1 <= len(texts) == len(starts),
         "exact spans": all(context[start : start + len(text)] == text for text, start in zip(texts, starts, strict=False)),
@@ -30,25 +30,25 @@ def faults(row: dict[str, Any]) -> list[str]:
     return [f"{row['id']}: {rule}" for rule, holds in rules.items() if not holds]
 
 
-def test_every_row() -> None:
-    assert [fault for row in [*TRAIN, *VALIDATION] for fault in faults(row)] == []
+def test_no_row_breaks_a_rule() -> None:
+    assert [rule for row in [*TRAIN, *VALIDATION] for rule in broken_rules(row)] == []
 
 
-def test_a_wrong_row_would_be_found() -> None:
+def test_a_broken_rule_is_found() -> None:
     row = TRAIN[0]
     shifted = row | {"answers": row["answers"] | {"answer_start": [row["answers"]["answer_start"][0] + 1]}}
-    assert faults(shifted) == [f"{row['id']}: exact spans"]
-    assert faults(row | {"question": "Who"}) == [f"{row['id']}: a question"]
+    assert broken_rules(shifted) == [f"{row['id']}: exact spans"]
+    assert broken_rules(row | {"question": "Who"}) == [f"{row['id']}: a question"]
 
 
-def test_size() -> None:
+def test_the_data_set_is_large_enough_without_duplicates() -> None:
     assert len({row["context"] for row in [*TRAIN, *VALIDATION]}) >= 120
     assert len(TRAIN) + len(VALIDATION) >= 600
     assert len({row["id"] for row in [*TRAIN, *VALIDATION]}) == len(TRAIN) + len(VALIDATION)
     assert len({row["question"] for row in [*TRAIN, *VALIDATION]}) == len(TRAIN) + len(VALIDATION)
 
 
-def test_a_fifth_of_the_paragraphs_is_held_out_and_shares_no_subject() -> None:
-    held_out, learned = ({row["context"] for row in rows} for rows in (VALIDATION, TRAIN))
-    assert len(held_out) * 4 == len(learned)
+def test_a_fifth_of_the_paragraphs_is_held_out_with_titles_of_their_own() -> None:
+    held_out, train = ({row["context"] for row in rows} for rows in (VALIDATION, TRAIN))
+    assert len(held_out) * 4 == len(train)
     assert not {row["title"] for row in TRAIN} & {row["title"] for row in VALIDATION}

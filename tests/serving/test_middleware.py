@@ -1,4 +1,4 @@
-"""What surrounds every request, without a server: faults of the service itself, and how texts are counted."""
+"""The middleware without a server: internal errors and admission."""
 
 import asyncio
 import logging
@@ -15,72 +15,77 @@ from starlette.types import Scope
 
 from serving.admission import ADMISSION, Admission
 from serving.middleware import ContractMiddleware
-from serving.problems import REQUEST, Problem
+from serving.problems import REQUEST_SCOPE, Problem
 from serving.settings import settings
 from tests.client import check_error, check_problem
 
 
 @pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def limit_of_4_texts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("TRIGEN_MAX_TEXTS", "4")
     settings.cache_clear()
     yield
     settings.cache_clear()
 
 
-async def fails(request: Request) -> Response:
+async def fail(request: Request) -> Response:
     raise RuntimeError("a secret")
 
 
-async def takes(request: Request) -> Response:
+async def take(request: Request) -> Response:
     ADMISSION.take(3)
-    taken = ADMISSION.texts
+    texts = ADMISSION.texts
 
     async def body() -> AsyncIterator[bytes]:
-        for _ in range(3):
-            await asyncio.sleep(0.01)
-            yield str(ADMISSION.texts).encode()
+        yield str(ADMISSION.texts).encode()
+        await request.app.state.other_answered.wait()
+        yield str(ADMISSION.texts).encode()
 
     if "stream" in request.query_params:
         return StreamingResponse(body())
-    return JSONResponse(taken)
+    return JSONResponse(texts)
 
 
-def ask(*paths: str) -> list[httpx.Response]:
-    routes = [Route("/info", fails), Route("/v1/models", fails), Route("/takes", takes)]
+def get(*paths: str) -> list[httpx.Response]:
+    """Send a request to each path while those before it run. The first may wait until the last has been answered."""
+    routes = [Route("/info", fail), Route("/v1/models", fail), Route("/take", take)]
     application = Starlette(routes=routes, middleware=[Middleware(ContractMiddleware)])
 
-    async def together() -> list[httpx.Response]:
+    async def get_all() -> list[httpx.Response]:
+        application.state.other_answered = asyncio.Event()
         transport = httpx.ASGITransport(application)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return list(await asyncio.gather(*(client.get(path) for path in paths)))
+            *running, last = (asyncio.ensure_future(client.get(path)) for path in paths)
+            responses = [await last]
+            application.state.other_answered.set()
+            return [*await asyncio.gather(*running), *responses]
 
-    return asyncio.run(together())
+    return asyncio.run(get_all())
 
 
-def test_a_fault_is_a_problem_that_says_nothing_of_its_cause(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_internal_error_does_not_reveal_its_cause(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR, "bentoml.trigen"):
-        native, openai = ask("/info", "/v1/models")
+        native, openai = get("/info", "/v1/models")
     check_problem(native, 500)
     check_error(openai, 500)
     assert "secret" not in native.text + openai.text
     assert caplog.text.count("RuntimeError: a secret") == 2
 
 
-def test_texts_are_counted_until_their_answer_has_ended(few: None) -> None:
-    assert [answer.text for answer in ask("/takes")] == ["3"]
+def test_texts_are_counted_until_their_response_has_ended(limit_of_4_texts: None) -> None:
+    assert [response.text for response in get("/take")] == ["3"]
     assert ADMISSION.texts == 0
-    streamed, refused = ask("/takes?stream", "/takes")
-    assert streamed.text == "333"
-    check_problem(refused, 429)
+    streamed, rejected = get("/take?stream", "/take")
+    assert streamed.text == "33"
+    check_problem(rejected, 429)
     assert ADMISSION.texts == 0
 
 
-def test_what_is_more_than_the_limit_is_taken_alone(few: None) -> None:
+def test_a_request_above_the_limit_is_admitted_alone(limit_of_4_texts: None) -> None:
     admission, first, second = Admission(), scope(), scope()
-    REQUEST.set(first)
+    REQUEST_SCOPE.set(first)
     admission.take(9)
-    REQUEST.set(second)
+    REQUEST_SCOPE.set(second)
     with pytest.raises(Problem, match="4 texts"):
         admission.take(1)
     admission.release(second)

@@ -38,7 +38,7 @@ def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
         (["--only", "gpt"], "bigram"),
         (["--only"], "at least one"),
         (["--seed", "-1"], "0 or more"),
-        (["--batch-tokens", "100"], "must hold one row"),
+        (["--batch-tokens", "100"], "must be at least --max-length"),
         (["--text-share", "1.5"], "from 0 to 1"),
         (["--validations", "-1"], "0 or more"),
         (["--prompt", "backwards"], "context-first"),

@@ -68,7 +68,7 @@ def test_a_request_with_logprobs_has_the_same_text_as_one_without(engine: Engine
         assert len(ids) == sum(len(token.logprobs) for token in rest)
         whole = [*engine.tokenizer.encode(f"<|endoftext|>{prompt}").ids, *ids]
         logprobs = expected(artifact, whole)[:-1].gather(-1, torch.tensor(whole[1:])[:, None])[:, 0]
-        computed = [entry.logprob for item in (first, *rest) for entry in item.logprobs]
+        computed = [entry.logprob for entries in (first.logprobs, *(token.logprobs for token in rest)) for entry in entries]
         assert computed == pytest.approx(logprobs.tolist(), abs=1e-3)
         assert all(entry.top[0][1] == entry.logprob for token in rest for entry in token.logprobs)  # greedy
         without_prompt = asyncio.run(collect(llm.stream(prompt, SamplingParams(12, temperature=0, logprobs=3))))

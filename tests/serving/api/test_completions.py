@@ -1,4 +1,4 @@
-"""`/v1/completions` and `/v1/models` for all three models: each parameter that is taken has an effect, and the others are refused."""
+"""`/v1/completions` and `/v1/models` for all three models: every accepted parameter has an effect, and all others are refused."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ import pytest
 from models.bigram import Bigram
 from models.rnn import LSTM
 from models.words import tokenize
-from tests.client import MODELS, check_error, complete, events, post
+from tests.client import MODELS, check_error, complete, post, stream_events
 from tests.conftest import Server, Trained
-from tests.contract import check_answer
+from tests.contract import check_response
 
 HOT = {"temperature": 2, "max_tokens": 20, "seed": 5}
 
@@ -22,7 +22,7 @@ def text_of(completion: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_defaults_are_openais(server: Server, model: str) -> None:
+def test_the_defaults_are_those_of_openai(server: Server, model: str) -> None:
     completion = complete(server, model)
     assert completion["object"] == "text_completion"
     assert completion["model"] == model
@@ -33,7 +33,7 @@ def test_the_defaults_are_openais(server: Server, model: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_seed_gives_the_same_texts_and_the_second_has_the_next_seed(server: Server, model: str) -> None:
+def test_a_seed_repeats_its_texts_and_the_second_text_uses_the_next_seed(server: Server, model: str) -> None:
     two = complete(server, model, n=2, **HOT)["choices"]
     assert [choice["index"] for choice in two] == [0, 1]
     assert two == complete(server, model, n=2, **HOT)["choices"]
@@ -51,52 +51,54 @@ def test_sampling_parameters_have_an_effect(server: Server, model: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_many_prompts_are_completed_in_their_order(server: Server, model: str) -> None:
+def test_several_prompts_are_completed_in_order(server: Server, model: str) -> None:
     prompts = ["The light", "A ship", "In the year"]
     many = complete(server, model, prompt=prompts, n=2, echo=True, **HOT)
     texts = [choice["text"] for choice in many["choices"]]
     assert [choice["index"] for choice in many["choices"]] == list(range(6))
-    assert all(text.startswith(prompts[at // 2]) for at, text in enumerate(texts))
+    assert all(text.startswith(prompts[index // 2]) for index, text in enumerate(texts))
     assert texts[2] == text_of(complete(server, model, prompt=prompts[1], echo=True, **HOT | {"seed": 7}))
     single = sum(complete(server, model, prompt=prompt)["usage"]["prompt_tokens"] for prompt in prompts)
     assert many["usage"]["prompt_tokens"] == single
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_stop_ends_a_text_before_itself(server: Server, model: str) -> None:
-    for seed in range(20):  # a model that ends the text at once gives nothing to stop at
-        asked = HOT | {"seed": seed, "logprobs": 0}
-        whole = text_of(complete(server, model, **asked))
+def test_a_text_ends_before_a_stop_string(server: Server, model: str) -> None:
+    for seed in range(20):  # until a text is long enough to stop in it
+        parameters = HOT | {"seed": seed, "logprobs": 0}
+        whole = text_of(complete(server, model, **parameters))
         if len(whole) > 8:
             break
     word = whole[3:6]
     for stop in (word, ["no such text", word]):
-        (choice,) = complete(server, model, stop=stop, **asked)["choices"]
+        (choice,) = complete(server, model, stop=stop, **parameters)["choices"]
         assert (choice["text"], choice["finish_reason"]) == (whole[: whole.index(word)], "stop")
         assert all(offset < len(choice["text"]) for offset in choice["logprobs"]["text_offset"])
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_log_probabilities_tell_each_token_and_its_alternatives(server: Server, model: str) -> None:
+def test_logprobs_list_each_token_and_its_alternatives(server: Server, model: str) -> None:
     (choice,) = complete(server, model, temperature=0, max_tokens=8, logprobs=2, echo=True)["choices"]
-    scores = choice["logprobs"]
-    assert len(scores["tokens"]) == len(scores["token_logprobs"]) == len(scores["top_logprobs"]) == len(scores["text_offset"])
-    for token, logprob, top in zip(scores["tokens"], scores["token_logprobs"], scores["top_logprobs"], strict=True):
+    logprobs = choice["logprobs"]
+    assert len(logprobs["tokens"]) == len(logprobs["token_logprobs"]) == len(logprobs["top_logprobs"]) == len(logprobs["text_offset"])
+    for token, logprob, top in zip(logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True):
         assert top[token] == logprob <= 0
         assert 2 <= len(top) <= 3
-    assert scores["text_offset"][0] == 0
-    if model != "llm":  # a token of bytes is no text
-        assert "".join(scores["tokens"]) == choice["text"]
-        ends = [*scores["text_offset"][1:], len(choice["text"])]
-        spans = [choice["text"][begin:end] for begin, end in zip(scores["text_offset"], ends, strict=True)]
-        assert spans == scores["tokens"]
+    assert logprobs["text_offset"][0] == 0
+    if model != "llm":  # the LLM's tokens may be parts of characters
+        assert "".join(logprobs["tokens"]) == choice["text"]
+        ends = [*logprobs["text_offset"][1:], len(choice["text"])]
+        spans = [choice["text"][start:end] for start, end in zip(logprobs["text_offset"], ends, strict=True)]
+        assert spans == logprobs["tokens"]
     (without,) = complete(server, model, temperature=0, max_tokens=8, echo=True)["choices"]
     assert (without["text"], without["logprobs"]) == (choice["text"], None)
 
 
 @pytest.mark.parametrize("model", ["bigram", "rnn"])
-def test_a_words_log_probability_is_the_same_written_or_read(server: Server, model: str) -> None:
-    (written,) = complete(server, model, logprobs=1, echo=True, temperature=0)["choices"]  # hot, words may run into one another
+def test_a_generated_word_has_the_same_logprob_as_a_word_of_the_prompt(server: Server, model: str) -> None:
+    (written,) = complete(server, model, logprobs=1, echo=True, temperature=0)[
+        "choices"
+    ]  # at a high temperature words may run into one another
     read = complete(server, model, prompt=written["text"], max_tokens=0, echo=True, logprobs=1)
     assert read["choices"][0]["text"] == written["text"]
     assert read["choices"][0]["logprobs"] == written["logprobs"]
@@ -112,7 +114,7 @@ def test_an_unknown_word_is_spelled(server: Server) -> None:
     assert long["token_logprobs"][1] < short["token_logprobs"][1] < -10
 
 
-def test_prompts_log_probabilities_are_the_models(server: Server, trained: Trained) -> None:
+def test_prompt_logprobs_are_those_of_the_model(server: Server, trained: Trained) -> None:
     prompt = "The light of the sea was the first."
     for name, kind in (("bigram", Bigram), ("rnn", LSTM)):
         loaded = kind.load(trained.output / name)
@@ -123,22 +125,22 @@ def test_prompts_log_probabilities_are_the_models(server: Server, trained: Train
         assert choice["logprobs"]["token_logprobs"] == pytest.approx(expected, abs=1e-4)
 
 
-def test_ids_are_taken_as_they_are(server: Server) -> None:
+def test_token_ids_are_used_as_they_are(server: Server) -> None:
     for prompt in ([5, 6, 7], [[5, 6, 7]]):
         completion = complete(server, prompt=prompt, max_tokens=2, logprobs=1, echo=True, temperature=0)
         assert completion["usage"]["prompt_tokens"] == 3
-        scores = completion["choices"][0]["logprobs"]
-        assert scores["token_logprobs"][0] is scores["top_logprobs"][0] is None
-        assert all(logprob < 0 for logprob in scores["token_logprobs"][1:])
+        logprobs = completion["choices"][0]["logprobs"]
+        assert logprobs["token_logprobs"][0] is logprobs["top_logprobs"][0] is None
+        assert all(logprob < 0 for logprob in logprobs["token_logprobs"][1:])
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("separately", [False, True])
 def test_a_stream_is_the_completion_in_pieces(server: Server, model: str, separately: bool) -> None:
-    asked = {"prompt": ["The light", "A ship"], "n": 2, "echo": True, "logprobs": 1, **HOT}
-    whole = complete(server, model, **asked)
+    parameters = {"prompt": ["The light", "A ship"], "n": 2, "echo": True, "logprobs": 1, **HOT}
+    whole = complete(server, model, **parameters)
     options = {"stream_options": {"include_usage": True}} if separately else {}
-    chunks = events(server, "/v1/completions", {"model": model} | asked | options)
+    chunks = stream_events(server, "/v1/completions", {"model": model} | parameters | options)
     assert len({chunk["id"] for chunk in chunks}) == 1
     for choice in whole["choices"]:
         pieces = [piece for chunk in chunks for piece in chunk["choices"] if piece["index"] == choice["index"]]
@@ -148,7 +150,7 @@ def test_a_stream_is_the_completion_in_pieces(server: Server, model: str, separa
             streamed = [value for piece in pieces if piece["logprobs"] for value in piece["logprobs"][name]]
             if name in ("tokens", "text_offset"):
                 assert streamed == values
-            else:  # the LLM's are rounded otherwise in pieces of another length
+            else:  # the LLM rounds differently for pieces of another length
                 values, streamed = (
                     [[*each.values()] if isinstance(each, dict) else [each] for each in part] for part in (values, streamed)
                 )
@@ -171,32 +173,32 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("field", "body"), REFUSED)
-def test_what_is_wrong_or_has_no_effect_is_refused_by_name(server: Server, field: str, body: dict[str, Any]) -> None:
-    answer = post(server, "/v1/completions", {"model": "llm", "prompt": "The"} | body)
-    check_error(answer, 400, param=field)
-    message = answer.json()["error"]["message"]
+def test_a_field_that_is_wrong_or_has_no_effect_is_refused_by_name(server: Server, field: str, body: dict[str, Any]) -> None:
+    response = post(server, "/v1/completions", {"model": "llm", "prompt": "The"} | body)
+    check_error(response, 400, param=field)
+    message = response.json()["error"]["message"]
     assert field in message
     assert not [word for word in ("constrained", "function", "Value error") if word in message]
 
 
-def test_a_model_that_is_not_there(server: Server) -> None:
+def test_an_unknown_model_is_refused(server: Server) -> None:
     check_error(post(server, "/v1/completions", {"model": "gpt-4", "prompt": "The"}), 404, param="model", code="model_not_found")
     check_error(httpx.get(f"{server.url}/v1/models/gpt-4"), 404, param="model", code="model_not_found")
     check_error(post(server, "/v1/completions", {"prompt": "The"}), 400, param="model")
 
 
-def test_null_is_as_good_as_nothing(server: Server) -> None:
+def test_null_means_the_default(server: Server) -> None:
     optional = ("max_tokens", "top_p", "n", "stop", "echo", "logprobs", "stream", "stream_options")
-    asked: dict[str, Any] = {"temperature": 0, "seed": None}
-    assert complete(server, **asked | dict.fromkeys(optional))["choices"] == complete(server, **asked)["choices"]
+    parameters: dict[str, Any] = {"temperature": 0, "seed": None}
+    assert complete(server, **parameters | dict.fromkeys(optional))["choices"] == complete(server, **parameters)["choices"]
 
 
 def test_the_models_are_listed(server: Server) -> None:
-    answer = httpx.get(f"{server.url}/v1/models")
-    check_answer(answer)
-    listed = answer.json()["data"]
+    response = httpx.get(f"{server.url}/v1/models")
+    check_response(response)
+    listed = response.json()["data"]
     assert [model["id"] for model in listed] == MODELS
     for model in listed:
         one = httpx.get(f"{server.url}/v1/models/{model['id']}")
-        check_answer(one)
+        check_response(one)
         assert one.json() == model

@@ -1,4 +1,4 @@
-"""OpenAI's official client, unchanged, against the real service."""
+"""OpenAI's official client against the real service."""
 
 import asyncio
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ def client(server: Server) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def test_models(client: openai.OpenAI) -> None:
+def test_it_lists_and_gets_models(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == MODELS
     assert client.models.retrieve("rnn").id == "rnn"
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_completions(client: openai.OpenAI, model: str) -> None:
+def test_it_completes_a_prompt(client: openai.OpenAI, model: str) -> None:
     completion = client.completions.create(model=model, prompt="The", max_tokens=5, n=2, logprobs=1, echo=True, seed=3)
     assert [choice.index for choice in completion.choices] == [0, 1]
     assert all(choice.text.startswith("The") for choice in completion.choices)
@@ -32,24 +32,24 @@ def test_completions(client: openai.OpenAI, model: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_streaming(client: openai.OpenAI, model: str) -> None:
-    asked = {"model": model, "prompt": "The", "max_tokens": 20, "seed": 3}
-    whole = client.completions.create(**asked)  # type: ignore[call-overload]
-    chunks = list(client.completions.create(**asked, stream=True, stream_options={"include_usage": True}))  # type: ignore[call-overload]
+def test_it_reads_streams(client: openai.OpenAI, model: str) -> None:
+    parameters = {"model": model, "prompt": "The", "max_tokens": 20, "seed": 3}
+    whole = client.completions.create(**parameters)  # type: ignore[call-overload]
+    chunks = list(client.completions.create(**parameters, stream=True, stream_options={"include_usage": True}))  # type: ignore[call-overload]
     assert "".join(chunk.choices[0].text for chunk in chunks[:-1]) == whole.choices[0].text
     assert chunks[-1].usage == whole.usage
 
 
-def test_the_asynchronous_client(server: Server) -> None:
-    async def ask() -> str:
+def test_its_asynchronous_client_reads_streams(server: Server) -> None:
+    async def complete() -> str:
         async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
             stream = await client.completions.create(model="bigram", prompt="The", max_tokens=5, stream=True)
             return "".join([chunk.choices[0].text async for chunk in stream])
 
-    assert asyncio.run(ask())
+    assert asyncio.run(complete())
 
 
-def test_errors(client: openai.OpenAI) -> None:
+def test_it_raises_its_own_exceptions(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as wrong:
         client.completions.create(model="llm", prompt="The", temperature=3)
     assert (wrong.value.param, wrong.value.code) == ("temperature", "less_than_equal")

@@ -1,18 +1,17 @@
-"""The real script, killed, interrupted, resumed, and run by two processes at once."""
+"""The real script: killed, terminated and resumed, and in two processes at once."""
 
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
+import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import PROJECT, QUICKSTART, isolated_environment, run
+from tests.conftest import QUICKSTART, run
 from training.config import Config, parse
 from training.data.encoding import encode
 from training.data.selection import split_contexts
@@ -25,136 +24,199 @@ from training.fine_tuning.pipeline import encoding_config
 from training.interruption import Interruption
 from training.run import FINE_TUNING
 
-FLAGS = (  # 22 steps an epoch: 48 end in the middle of the third, and are validated after 24, in the second, and at the end
-    "--only llm --no-register --epochs 3 --max-steps 48 --max-train-examples 200 --max-length 512 --batch-tokens 1024 "
-    "--learning-rate 1e-3 --validations 2 --validation-examples 12 --eval-examples 12 --no-int8-check --dropout 0.1"
+FLAGS = (  # 11 steps an epoch: 24 end in the third, and are validated after 12, in the second, and at the end
+    "--only llm --no-register --epochs 3 --max-steps 24 --max-train-examples 100 --max-length 512 --batch-tokens 1024 "
+    "--learning-rate 2e-3 --validations 2 --validation-examples 12 --eval-examples 12 --no-int8-check --dropout 0.1"
 )
+TWO_PROCESSES = ("--max-steps", "20", "--dropout", "0", "--validations", "0")
+KILLED_AT, TERMINATED_AT = 6, 14  # in the first epoch, and in the second, after the first validation
 TIMES = {"seconds", "tokens_per_second"}
 
+RUN_IN_FORKS = """
+import json, os, runpy, sys
+import nncf, openvino
+import training.comparison.measurement, training.comparison.report, training.fine_tuning.pipeline, training.word_models.fitting
+from training.fine_tuning.metrics_log import MetricsLog
 
-def command(tiny_base: Path, output: Path, *more: str) -> list[str]:
-    return ["train.py", "--base-model", str(tiny_base), "--dataset", str(QUICKSTART), "--output-dir", str(output), *FLAGS.split(), *more]
+
+def fork(work):
+    if (child := os.fork()) == 0:
+        try:
+            work()
+        except SystemExit as exit:
+            os._exit(exit.code or 0)
+        os._exit(0)
+    return child
 
 
-def metrics(output: Path, score: Callable[[float], object] = float) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without the clock's, and `score` of the mean probabilities of answers."""
+def send_signal_at(step, number):
+    log = MetricsLog.log
 
-    def kept(values: dict[str, Any]) -> dict[str, Any]:
+    def log_and_signal(self, kind, logged, **values):
+        log(self, kind, logged, **values)
+        if (kind, logged) == ("train", step):
+            os.kill(os.getpid(), number)
+
+    MetricsLog.log = log_and_signal
+
+
+def train(run):
+    with open(run["log"], "w", buffering=1) as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        os.environ.update(run["environment"])
+        sys.argv = ["train.py", *run["arguments"]]
+        if run["signal_at"]:
+            send_signal_at(*run["signal_at"])
+        try:
+            runpy.run_path("train.py", run_name="__main__")
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+
+
+def train_in_turn(runs):
+    for run in runs:
+        status = os.waitstatus_to_exitcode(os.waitpid(fork(lambda: train(run)), 0)[1])
+        with open(run["log"] + ".status", "w") as file:
+            file.write(str(status))
+
+
+for child in [fork(lambda: train_in_turn(runs)) for runs in json.loads(sys.argv[1])]:
+    os.waitpid(child, 0)
+"""
+"""Runs `train.py` in forks of a process that has imported its libraries: importing them takes longer than one of these runs. The argument
+is a list of chains, which run side by side; the runs of a chain follow one another. A run can send a signal to itself after a step, so that
+no test has to hit the right moment."""
+
+
+@dataclass
+class Run:
+    """A run of `train.py`. Its output, log and exit status are there when it has ended."""
+
+    output: Path
+    log: Path
+    arguments: list[str]
+    environment: dict[str, str]
+    signal_at: tuple[int, int] | None = None
+    """The step after which the run sends a signal to itself, and the signal."""
+
+    @property
+    def printed(self) -> str:
+        return self.log.read_text()
+
+    @property
+    def status(self) -> int:
+        return int(Path(f"{self.log}.status").read_text())
+
+
+def read_metrics(output: Path, score: Callable[[float], object] = float) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl without times, and with `score` applied to the mean probabilities of answers."""
+
+    def without_times(values: dict[str, Any]) -> dict[str, Any]:
         return {name: score(value) if name == "score" else value for name, value in values.items() if name not in TIMES}
 
-    return [json.loads(line, object_hook=kept) for line in (output / "fine-tuning/metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line, object_hook=without_times) for line in (output / "fine-tuning/metrics.jsonl").read_text().splitlines()]
 
 
-def start(arguments: list[str], home: Path, log: Path) -> subprocess.Popen[bytes]:
-    with log.open("w") as file:
-        return subprocess.Popen(
-            [sys.executable, *arguments], cwd=PROJECT, env=isolated_environment(home), stdout=file, stderr=subprocess.STDOUT
-        )
-
-
-def wait_for_step(process: subprocess.Popen[bytes], output: Path, step: int, seconds: float = 120) -> None:
-    """Return when the run has logged `step`."""
-    path, deadline = output / "fine-tuning/metrics.jsonl", time.monotonic() + seconds
-    while time.monotonic() < deadline and process.poll() is None:
-        if path.exists() and sum('"train"' in line for line in path.read_text().splitlines()) >= step:
-            return
-        time.sleep(0.01)
-    process.kill()
-    pytest.fail(f"step {step} was not reached: {path}")
+def arguments(base: Path, output: Path, *more: str) -> list[str]:
+    return ["--base-model", str(base), "--dataset", str(QUICKSTART), "--output-dir", str(output), *FLAGS.split(), *more]
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("uninterrupted")
-    done = run(command(tiny_base, home / "out"), home)
+def runs(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """The runs of these tests, by name; all of them have ended."""
+    home = tmp_path_factory.mktemp("runs")
+
+    def plan(name: str, output: str, *more: str, rank: dict[str, str] | None = None, signal_at: tuple[int, int] | None = None) -> Run:
+        return Run(home / output, home / f"{name}.log", arguments(tiny_base, home / output, *more), rank or {}, signal_at)
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    cluster = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}  # as torchrun sets them
+    ranks = [cluster | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    every_step = ("--checkpoint-minutes", "1e-9")
+    chains = [
+        [plan("uninterrupted", "uninterrupted")],
+        [
+            plan("killed", "interrupted", *every_step, signal_at=(KILLED_AT, signal.SIGKILL)),
+            plan("terminated", "interrupted", "--resume", signal_at=(TERMINATED_AT, signal.SIGTERM)),
+            plan("resumed", "interrupted", "--resume"),
+        ],
+        *([plan(f"rank {rank['RANK']}", "together", *TWO_PROCESSES, rank=rank)] for rank in ranks),
+    ]
+    description = [
+        [{"log": str(r.log), "arguments": r.arguments, "environment": r.environment, "signal_at": r.signal_at} for r in chain]
+        for chain in chains
+    ]
+    done = run(["-c", RUN_IN_FORKS, json.dumps(description)], home, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
-    return home / "out"
+    return {r.log.stem: r for chain in chains for r in chain}
 
 
-def assert_same(output: Path, expected: Path) -> None:
-    """Weights, optimizer, curves and scores, bit for bit."""
+def test_a_run_leaves_metrics_plots_a_report_and_its_best_weights(runs: dict[str, Run]) -> None:
+    assert runs["uninterrupted"].status == 0, runs["uninterrupted"].printed
+    output = runs["uninterrupted"].output
+    work = output / "fine-tuning"
+    files = {"metrics.jsonl", "tensorboard", "report.md", "loss.png", "scores.png", "best", "checkpoints"}
+    assert {path.name for path in work.iterdir()} >= files
+    assert list((work / "tensorboard").glob("events.out.tfevents.*"))
+    assert (output / "llm/report.md").read_bytes() == (work / "report.md").read_bytes()
+    assert (output / "llm/loss.png").read_bytes().startswith(b"\x89PNG")
+    report = (work / "report.md").read_text()
+    for text in ("exact match", "bits per byte on held-out contexts", "| learning_rate | 0.002 |", "## The last validation's answers"):
+        assert text in report
+    lines = read_metrics(output)
+    kinds = [line["kind"] for line in lines]
+    assert (kinds.count("base"), kinds.count("train"), kinds.count("validation"), kinds.count("test")) == (1, 24, 2, 1)
+    registered, best = output / "llm/model.safetensors", work / "best/model.safetensors"
+    assert registered.read_bytes() == best.read_bytes()
+    losses = [line["loss"] for line in lines if line["kind"] == "train"]
+    assert sum(losses[-8:]) < 0.95 * sum(losses[:8])  # without learning they differ by less
+
+
+def test_a_killed_and_then_terminated_run_resumes_bit_for_bit(runs: dict[str, Run]) -> None:
+    assert runs["killed"].status == -signal.SIGKILL, runs["killed"].printed
+    terminated, resumed = runs["terminated"], runs["resumed"]
+    assert terminated.status == 0
+    assert f"step {KILLED_AT - 1} of" in terminated.printed  # the kill lost the step after the last checkpoint
+    assert "the checkpoint is written, --resume continues from it" in terminated.printed
+    assert "Traceback" not in terminated.printed
+    assert resumed.status == 0, resumed.printed
+    assert (
+        f"step {TERMINATED_AT + 1} of" in resumed.printed
+    )  # the signal came after a step: it stopped at the end of the next, and lost nothing
+
+    output, expected = resumed.output, runs["uninterrupted"].output
     for file in ("llm/model.safetensors", "fine-tuning/checkpoints/last/model.safetensors", "fine-tuning/checkpoints/last/optimizer.bin"):
         assert (output / file).read_bytes() == (expected / file).read_bytes(), file
-    # The engine rounds an answer's probability otherwise when it meets other questions on the way: they come at their own pace.
-    assert metrics(output) == metrics(expected, lambda score: pytest.approx(score, rel=1e-2))
+    # The engine rounds an answer's probability differently for each composition of its batches, which depends on when questions arrive.
+    assert read_metrics(output) == read_metrics(expected, lambda score: pytest.approx(score, rel=1e-2))
 
 
-def test_the_run_itself_leaves_what_people_look_at(uninterrupted: Path) -> None:
-    work = uninterrupted / "fine-tuning"
-    assert {path.name for path in work.iterdir()} >= {
-        "metrics.jsonl",
-        "tensorboard",
-        "report.md",
-        "loss.png",
-        "scores.png",
-        "best",
-        "checkpoints",
-    }
-    assert list((work / "tensorboard").glob("events.out.tfevents.*"))
-    assert (uninterrupted / "llm/report.md").read_bytes() == (work / "report.md").read_bytes()
-    assert (uninterrupted / "llm/loss.png").read_bytes().startswith(b"\x89PNG")
-    report = (work / "report.md").read_text()
-    for text in ("exact match", "bits per byte on held-out contexts", "| learning_rate | 0.001 |", "## The last validation's answers"):
-        assert text in report
-    kinds = [line["kind"] for line in metrics(uninterrupted)]
-    assert (kinds.count("base"), kinds.count("train"), kinds.count("validation"), kinds.count("test")) == (1, 48, 2, 1)
-    registered, best = uninterrupted / "llm/model.safetensors", work / "best/model.safetensors"
-    assert registered.read_bytes() == best.read_bytes()
-    losses = [line["loss"] for line in metrics(uninterrupted) if line["kind"] == "train"]
-    assert sum(losses[-10:]) < 0.95 * sum(losses[:10])  # what nothing was learned from differs by less
-
-
-def test_killed_then_terminated_it_resumes_bit_for_bit(uninterrupted: Path, tiny_base: Path, tmp_path: Path) -> None:
-    output, log = tmp_path / "out", tmp_path / "log"
-    killed = start(command(tiny_base, output, "--checkpoint-minutes", "0.002"), tmp_path, log)
-    wait_for_step(killed, output, 12)  # in the middle of an epoch
-    killed.kill()
-    killed.wait()
-    assert list((output / "fine-tuning/checkpoints").glob("step-*"))
-
-    terminated = start(command(tiny_base, output, "--resume"), tmp_path, log)
-    wait_for_step(terminated, output, 26)  # after the first validation, in the next epoch
-    began = time.monotonic()
-    terminated.send_signal(signal.SIGTERM)
-    assert terminated.wait(30) == 0
-    assert time.monotonic() - began < 10
-    printed = log.read_text()
-    assert "going on from" in printed
-    assert "the checkpoint is written, --resume goes on from it" in printed
-    assert "Traceback" not in printed
-    steps = sum(line["kind"] == "train" for line in metrics(output))
-    assert (output / f"fine-tuning/checkpoints/step-{steps:08d}").is_dir()  # it lost nothing
-
-    resumed = run(command(tiny_base, output, "--resume"), tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
-    assert_same(output, uninterrupted)
-
-
-def steps_of_one(config: Config) -> None:
-    """Take the steps that the script takes with `config`, in this process."""
+def take_steps_in_this_process(config: Config) -> None:
+    """Take the steps that the script takes with `config`."""
     splits = load_splits(config.dataset)
     train, _ = split_contexts(splits.train, config.max_train_examples or len(splits.train), config.seed)
     model, tokenizer = load_base(config.base_model, config.max_length, config.dropout)
     sequences = encode(train, tokenizer, encoding_config(config))
-    records = MetricsLog(config.output_dir / FINE_TUNING)
-    tuning = FineTuner(model, sequences, config, None, build_accelerator(), records, config.output_dir / "checkpoints", lambda _: {})
-    tuning.run(Interruption())
-    records.close()
+    log = MetricsLog(config.output_dir / FINE_TUNING)
+    tuner = FineTuner(model, sequences, config, None, build_accelerator(), log, config.output_dir / "checkpoints", lambda _: {})
+    tuner.run(Interruption())
+    log.close()
 
 
-def test_two_processes_take_the_steps_of_one(tiny_base: Path, tmp_path: Path) -> None:
-    alone, together = tmp_path / "alone", tmp_path / "together"
-    more = ("--max-steps", "30", "--dropout", "0", "--validations", "0")
-    steps_of_one(parse(command(tiny_base, alone, *more)[1:]))
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = run([*launch, *command(tiny_base, together, *more)], tmp_path, OMP_NUM_THREADS="1")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("test questions") == 1  # the main process speaks for both
-    one, two = ([line for line in metrics(output) if line["kind"] == "train"] for output in (alone, together))
-    assert len(one) == len(two) == 30
+def test_two_processes_take_the_steps_of_one(runs: dict[str, Run], tiny_base: Path, tmp_path: Path) -> None:
+    ranks = [runs["rank 0"], runs["rank 1"]]
+    assert [rank.status for rank in ranks] == [0, 0], ranks[0].printed + ranks[1].printed
+    assert [rank.printed.count("test questions") for rank in ranks] == [1, 0]  # only the main process prints
+    take_steps_in_this_process(parse(arguments(tiny_base, tmp_path, *TWO_PROCESSES)))
+    one, two = ([line for line in read_metrics(output) if line["kind"] == "train"] for output in (tmp_path, ranks[0].output))
+    assert len(one) == len(two) == 20
     for first, second in zip(one, two, strict=True):
         assert second["loss"] == pytest.approx(first["loss"], rel=5e-3)
         assert second["gradient_norm"] == pytest.approx(first["gradient_norm"], rel=5e-2)
-    last = together / "fine-tuning/checkpoints/last"
-    assert os.path.samefile(last, together / "fine-tuning/checkpoints/step-00000030")
-    assert {path.name for path in last.glob("random_states_*")} == {"random_states_0.pkl", "random_states_1.pkl"}  # they were two
+    last = ranks[0].output / "fine-tuning/checkpoints/last"
+    assert os.path.samefile(last, ranks[0].output / "fine-tuning/checkpoints/step-00000020")
+    assert {path.name for path in last.glob("random_states_*")} == {"random_states_0.pkl", "random_states_1.pkl"}
