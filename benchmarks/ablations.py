@@ -3,7 +3,7 @@
     python benchmarks/ablations.py --dataset DIR [NAME …]
 
 A variant takes a few minutes; one that runs/ablations already holds is not trained again. All variants have the same budget of steps ×
-tokens per step. It is not a budget of minutes, so a busy machine changes no metric.
+tokens per step. It is not a budget of minutes, so a busy machine changes only the tokens/s.
 """
 
 import argparse
@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
-TOKENS = 40 * 2048
+TOKEN_BUDGET = 40 * 2048
+"""The tokens that each variant trains on: 40 steps of the reference."""
 REFERENCE = (
     "--base-model smollm2 --only llm --no-register --validations 0 --eval-examples 300 --no-int8-check "
     "--learning-rate 1e-4 --batch-tokens 2048 --text-share 0.1 --text-weight 0.1 --context-free-share 0.1"
@@ -36,12 +37,12 @@ VARIANTS = {
 
 
 def run(name: str, dataset: str) -> dict[str, float]:
-    """Return the metrics of a variant: train it, unless an earlier call did."""
+    """Return the metrics of a variant. Trains it, unless an earlier call did."""
     output = PROJECT / "runs/ablations" / name.replace(" ", "-")
     flags = VARIANTS[name].split()
     batch = int(flags[flags.index("--batch-tokens") + 1]) if "--batch-tokens" in flags else 2048
     if not (output / "metrics.json").exists() or "llm" not in json.loads((output / "metrics.json").read_text()):
-        command = [sys.executable, "train.py", *REFERENCE.split(), "--dataset", dataset, "--max-steps", str(TOKENS // batch), *flags]
+        command = [sys.executable, "train.py", *REFERENCE.split(), "--dataset", dataset, "--max-steps", str(TOKEN_BUDGET // batch), *flags]
         subprocess.run([*command, "--output-dir", str(output)], cwd=PROJECT, check=True)
     metrics: dict[str, float] = json.loads((output / "metrics.json").read_text())["llm"]
     return metrics

@@ -2,7 +2,7 @@
 
     python -m benchmarks.answers --artifact runs/…/llm --dataset DIR
 
-Both engines answer the same questions. Prints EM and F1 of both, their difference, and the calibration error of the scores. Writes the
+Both engines answer the same questions. Prints the EM and F1 of both, the difference in F1, and the scores' calibration error. Writes the
 tables and a reliability diagram to runs/answers/.
 """
 

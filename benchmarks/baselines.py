@@ -68,7 +68,7 @@ def measure_markovify(dataset: str) -> dict[str, float]:
 
 
 def measure_nltk(dataset: str) -> dict[str, float]:
-    """Fit nltk's interpolated Kneser-Ney of order 2; words that occur once are unknown, as in trigen's."""
+    """Fit nltk's interpolated Kneser-Ney of order 2; words that occur once are unknown, as in trigen's bigram."""
     from nltk.lm import KneserNeyInterpolated, Vocabulary
     from nltk.lm.preprocessing import padded_everygram_pipeline
     from nltk.tokenize import wordpunct_tokenize
@@ -99,9 +99,9 @@ def measure_lstm(dataset: str) -> dict[str, float]:  # noqa: ARG001
     from models.words import Vocabulary
     from training.word_models.lstm import LSTMConfig, LSTMLanguageModel
 
-    trained = LSTMLanguageModel(LSTMConfig().vocabulary_size, LSTMConfig())
-    words = Vocabulary([f" word{n}" for n in range(LSTMConfig().vocabulary_size - 2)])
-    model = LSTM(words, Spelling.fit([]), {name: weight.detach().numpy() for name, weight in trained.named_parameters()})
+    untrained = LSTMLanguageModel(LSTMConfig().vocabulary_size, LSTMConfig())
+    vocabulary = Vocabulary([f" word{n}" for n in range(LSTMConfig().vocabulary_size - 2)])
+    model = LSTM(vocabulary, Spelling.fit([]), {name: weight.detach().numpy() for name, weight in untrained.named_parameters()})
 
     async def generate() -> None:
         async for _ in model.stream("word1", SamplingParams(LSTM_WORDS)):

@@ -4,7 +4,7 @@
 
 Each variant differs from the service's settings in one thing and runs in a separate process. The table has the tokens/s of completions
 with 1, 8 and 32 requests at once, the median time to answer a question about a new passage and about a repeated one, EM and F1, and the
-bits per byte of held-out contexts. It takes half an hour.
+bits per byte of held-out contexts. All variants together take half an hour.
 """
 
 import argparse
@@ -33,7 +33,7 @@ class Variant:
     weights: Literal["int4", "int8", "fp16"] = "int8"
 
 
-def properties(**values: str) -> Variant:
+def with_properties(**values: str) -> Variant:
     """Return the variant with these properties of OpenVINO's CPU plugin."""
     return Variant(OpenVINOConfig(properties=tuple(values.items())))
 
@@ -42,16 +42,16 @@ VARIANTS = {
     "int8 weights, as served": Variant(),
     "int4 weights": Variant(weights="int4"),
     "fp16 weights": Variant(weights="fp16"),
-    "activations in int8 by groups of 32": properties(DYNAMIC_QUANTIZATION_GROUP_SIZE="32"),
-    "activations not in int8": properties(DYNAMIC_QUANTIZATION_GROUP_SIZE="0"),
-    "arithmetic in f32": properties(INFERENCE_PRECISION_HINT="f32"),
-    "arithmetic and cache in f32": properties(**dict(EXACT.properties[:2])),
+    "activations in int8 by groups of 32": with_properties(DYNAMIC_QUANTIZATION_GROUP_SIZE="32"),
+    "activations not in int8": with_properties(DYNAMIC_QUANTIZATION_GROUP_SIZE="0"),
+    "arithmetic in f32": with_properties(INFERENCE_PRECISION_HINT="f32"),
+    "arithmetic and cache in f32": with_properties(INFERENCE_PRECISION_HINT="f32", KV_CACHE_PRECISION="f32"),
     "all in f32": Variant(EXACT),
     "one at a time": Variant(REPRODUCIBLE),
-    "cache in bf16": properties(KV_CACHE_PRECISION="bf16"),
-    "cache in f32": properties(KV_CACHE_PRECISION="f32"),
-    "one thread": properties(INFERENCE_NUM_THREADS="1"),
-    "threads pinned": properties(ENABLE_CPU_PINNING="YES"),
+    "cache in bf16": with_properties(KV_CACHE_PRECISION="bf16"),
+    "cache in f32": with_properties(KV_CACHE_PRECISION="f32"),
+    "one thread": with_properties(INFERENCE_NUM_THREADS="1"),
+    "threads pinned": with_properties(ENABLE_CPU_PINNING="YES"),
     "no prefix caching": Variant(OpenVINOConfig(prefix_caching=False)),
     "steps of 64 tokens": Variant(OpenVINOConfig(step_tokens=64)),
     "steps of 1,024 tokens": Variant(OpenVINOConfig(step_tokens=1024)),
@@ -61,7 +61,7 @@ VARIANTS = {
 def measure(name: str, artifact: Path, dataset: str, questions: int, seconds: float) -> dict[str, float]:
     """Return the measurements of the variant `name`."""
     from benchmarks.serving.client import quantile
-    from benchmarks.serving.in_process import Raw
+    from benchmarks.serving.in_process import RawPipeline
     from benchmarks.serving.loads import LOADS
     from models.engines.openvino import OpenVINOEngine
     from models.llm import LLM, SETTINGS_FILE
@@ -76,7 +76,7 @@ def measure(name: str, artifact: Path, dataset: str, questions: int, seconds: fl
         directory = Path(scratch)
         copy_with_weights(artifact, directory, variant.weights)
         result: dict[str, float] = {}
-        raw = Raw(directory, variant.config)
+        raw = RawPipeline(directory, variant.config)
         completions = LOADS["completions"](directory)
         for concurrency in CONCURRENCIES:
             measured = raw.run_load(completions, concurrency, seconds)

@@ -1,4 +1,4 @@
-"""GPT-2 with random weights and a small tokenizer, to measure speed and memory and to test; its text means nothing."""
+"""GPT-2 with random weights and a small tokenizer, for tests and for measuring speed and memory; the text it generates is meaningless."""
 
 import json
 from pathlib import Path

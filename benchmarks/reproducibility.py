@@ -17,7 +17,9 @@ from models.engines.openvino import OpenVINOEngine
 from models.engines.openvino_messages import EXACT, REPRODUCIBLE, OpenVINOConfig
 
 CONCURRENCY = 32
-ARITHMETIC, CACHE, ACTIVATIONS = ((setting,) for setting in EXACT.properties)
+ARITHMETIC = (("INFERENCE_PRECISION_HINT", "f32"),)
+CACHE = (("KV_CACHE_PRECISION", "f32"),)
+ACTIVATIONS = (("DYNAMIC_QUANTIZATION_GROUP_SIZE", "0"),)
 CONFIGS = {
     "as served": OpenVINOConfig(),
     "arithmetic in f32": OpenVINOConfig(properties=ARITHMETIC),

@@ -1,14 +1,15 @@
 """Compare the service with its peers over HTTP: `make bench-serve`, about 25 minutes.
 
 All servers run the same model on the same machine, and only one is under load at a time. The model is GPT-2 small with random weights,
-which never end a text, so all generate equally many tokens. trigen and openvino-genai run int8 weights, the peers bf16.
+which never end a text, so all generate equally many tokens. trigen and openvino-genai run int8 weights, the other servers bf16.
 
     completions   prompts of 16 tokens, 64 to 100 new tokens, sampled; streamed if the server can
     questions     each about a new passage of 150 words; 6 new tokens, greedy
     one passage   the same, but all about one passage
 
-A load runs with 1, 8 and 32 clients; each sends its next request as soon as it has an answer. For comparison, openvino-genai itself, the
-service's upper limit, and transformers' `generate` run without HTTP. Writes serve.md, serve.json and serve.png to runs/bench-serve/.
+A load runs with 1, 8 and 32 clients ("one passage" with 1 only); each sends its next request as soon as it has an answer. For comparison,
+openvino-genai itself, the service's upper limit, and transformers' `generate` run without HTTP. Writes serve.md, serve.json and serve.png
+to runs/bench-serve/.
 """
 
 import argparse
@@ -38,6 +39,7 @@ ROUNDS = {"completions": 10, "questions": 4, "one passage": 4}
 TURN_SHARE = 0.375
 """The duration of a turn, as a share of a load's duration."""
 CELLS = [(load, concurrency) for load in LOADS for concurrency in CONCURRENCIES if concurrency == 1 or load != "one passage"]
+"""The pairs of load and concurrency that are measured on each server, in this order."""
 GENERATE = ("generate-fp32", "generate-bf16")
 
 
@@ -133,6 +135,7 @@ def pooled(rounds: list[dict[str, float]]) -> dict[str, float]:
 
 
 async def _bigram_under_load(url: str, server: Server, artifact: Path, seconds: float) -> LoadResult:
+    """Run the bigram's load within that of 32 completions: it starts 2 s later and ends about 2 s earlier."""
     completions = asyncio.create_task(run_load(url, server.send, LOADS["completions"](artifact), CONCURRENCIES[-1], seconds))
     await asyncio.sleep(2)
     result = await run_load(url, send_to_bigram, LOADS["completions"](artifact), 1, seconds - 4)

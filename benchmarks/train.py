@@ -5,8 +5,8 @@
 
 All contestants train the same base model on the same rows. They run one after the other, each in a separate process, for the same time
 after its first step. Rows/s × the tokens of a row, without padding, is the rate of "real" tokens. Trigen computes fewer, because the
-questions about a context share it; it is also timed with contexts repeated. The table also has the share of the machine's bf16 matrix
-rate, which is measured between the contestants, and the peak memory.
+questions about a context share it; it is also timed with contexts repeated. The table also shows what share of the machine's bf16 matrix
+rate (measured between the contestants) each one reaches, and its peak memory.
 """
 
 import argparse
@@ -72,8 +72,9 @@ def matrix_rate(size: int = 2048, seconds: float = 3.0) -> float:
 def flops_per_token(base_model: str, length: float) -> float:
     """Return the FLOPs of training on one token of a row of `length` tokens.
 
-    They are 6 for each weight of a block's matrices, plus attention's two products (Chowdhery et al., PaLM, arXiv:2204.02311, appendix B;
-    half of its attention, which is causal here). Head and embedding are not counted, so that no contestant is credited for unused logits.
+    They are 6 for each weight of a block's matrices, plus 6 × layers × width × length for attention's two products: half of the term in
+    Chowdhery et al. (PaLM, arXiv:2204.02311, appendix B), because causal attention needs only half of them. Head and embedding are not
+    counted, so that no contestant is credited for unused logits.
     """
     from transformers import AutoModelForCausalLM
 
@@ -141,7 +142,7 @@ def train_trl(base_model: str, dataset: str, seconds: float) -> dict[str, float]
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
             control.should_training_stop = meter.step(*counts.pop())
 
-    class Counting(SFTTrainer):  # untyped
+    class Counting(SFTTrainer):
         def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             counts.append((len(inputs["input_ids"]), int(inputs["attention_mask"].sum())))
             return super().training_step(model, inputs, *args, **kwargs)

@@ -3,8 +3,8 @@
     python -m benchmarks.trl_squad --base-model DIR --dataset DIR --minutes 20
 
 The rows, the template and the learning rate's schedule over the minutes are train.py's. So is the evaluation: the same test questions and
-the same engine. The rest is TRL's best configuration for this task (`sft_config`), which benchmarks/train.py measures too. A step has 8
-rows, TRL's default, instead of the 16 there, because more steps learn more in the same minutes.
+the same engine. The rest is TRL's best configuration for this task (`sft_config`), which benchmarks/train.py measures too, but with
+steps of 8 rows, TRL's default, instead of 16, because more steps learn more in the same minutes.
 """
 
 import argparse
@@ -20,7 +20,7 @@ ROWS = 5000
 
 
 def prompts_and_completions(rows: Any) -> Any:
-    """Return `rows` in TRL's form of train.py's template, with which SFTTrainer supervises only the answer and the end of the text."""
+    """Return `rows` as prompts and completions in train.py's template: SFTTrainer supervises only the answer and the end of the text."""
     from models.llm import answer_text, question_prompt
 
     return rows.map(
@@ -35,7 +35,7 @@ def prompts_and_completions(rows: Any) -> Any:
 def sft_config(directory: str, **settings: Any) -> Any:
     """Return TRL's best configuration for this task, with `settings` on top.
 
-    It has bf16, fused AdamW, batches grouped by length, and no gradient checkpointing, TRL's default that costs a third of the speed.
+    It has bf16, fused AdamW and batches grouped by length. Gradient checkpointing, TRL's default, is off: it costs a third of the speed.
     """
     import torch
     from trl import SFTConfig
@@ -91,6 +91,7 @@ def main() -> None:
         """A trainer whose learning rate follows the clock, as train.py's does, so the number of steps need not be guessed."""
 
         def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:  # noqa: ARG002
+            # At progress 0 the learning rate is 0, and the first step would change nothing.
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda _: learning_rate(1.0, min(max(progress(), 0.005), 1.0)))
             return self.lr_scheduler
 

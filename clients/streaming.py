@@ -38,7 +38,7 @@ def stream(operation: ModuleType, *, client: AuthenticatedClient | Client, body:
 
 
 async def astream(operation: ModuleType, *, client: AuthenticatedClient | Client, body: Any) -> AsyncIterator[Event]:
-    """Yield the events of an operation: the asynchronous `stream`."""
+    """The asynchronous version of `stream`."""
     body.stream = True
     async with client.get_async_httpx_client().stream(**operation._get_kwargs(body=body)) as response:
         if response.status_code != 200:
@@ -50,7 +50,7 @@ async def astream(operation: ModuleType, *, client: AuthenticatedClient | Client
 
 
 def _event(line: str) -> Event | None:
-    """Parse a line. Comments, which keep a stream alive, and OpenAI's final `[DONE]` are no events."""
+    """Parse a line. Comments, which keep a stream alive, and OpenAI's final `[DONE]` are not events."""
     if not line.startswith("data: ") or line == "data: [DONE]":
         return None
     data = json.loads(line.removeprefix("data: "))

@@ -33,7 +33,7 @@ if not isinstance(text, GenerateResponse):
     sys.exit(f"refused: {text}")
 print("text:", text.generated_text)
 
-# An error is returned as an object; it raises no exception.
+# The client returns errors as objects and raises no exception.
 problem = generate_text.sync(client=client, body=GenerateRequest(start_word="The", length=0))
 assert isinstance(problem, ProblemDetails)
 print("problem:", problem.status, problem.detail)

@@ -18,7 +18,7 @@ for chunk in client.completions.create(model="rnn", prompt="The light", max_toke
     print(chunk.choices[0].text, end="")
 print()
 
-# The log-probability of each word of a text. `choices[0].logprobs.top_logprobs` has the most probable words instead.
+# The log-probability of each word of the prompt. `logprobs.top_logprobs` also has the most probable alternatives.
 completion = client.completions.create(model="bigram", prompt="The light of the sea", max_tokens=0, echo=True, logprobs=1)
 logprobs = completion.choices[0].logprobs
 assert logprobs is not None

@@ -36,14 +36,14 @@ class SamplingParams:
     final_only: bool = False
     """Return the whole text as one `Token` at the end. Models may ignore this, and the LLM does where `stop` is set."""
     cumulative_logprob: bool = False
-    """Compute `Token.cumulative_logprob`. For the LLM this takes another pass over the vocabulary, a tenth of its speed."""
+    """Compute `Token.cumulative_logprob`. For the LLM this takes another pass over the vocabulary, which costs a tenth of its speed."""
     logprobs: int | None = None
     """Compute `Token.logprobs` with this many alternatives for each token; None computes none. For the LLM this takes a second pass
     over the text."""
 
     @property
     def greedy(self) -> bool:
-        """Whether the most probable token is always taken. Tiny temperatures would overflow to the same result."""
+        """Whether the most probable token is always taken. Tiny temperatures amount to this, but dividing by them could overflow."""
         return self.temperature < 1e-3
 
 
@@ -76,7 +76,8 @@ class Token:
     """The text to append. Empty while a character is incomplete."""
     cumulative_logprob: float | None = None
     """Sum of the natural log-probabilities of the tokens under the model, before temperature, top-k and top-p; None unless
-    `SamplingParams.cumulative_logprob` is set."""
+    `SamplingParams.cumulative_logprob` is set. The bigram and the LSTM leave out the boundary and the unknown word, which they never
+    generate."""
     finish_reason: FinishReason | None = None
     """Set only on the last token. `length`: the requested length was reached; `stop`: the model or a stop string ended the text."""
     count: int = 1
@@ -143,15 +144,15 @@ async def until_stop(tokens: AsyncGenerator[Token], stop: tuple[str, ...]) -> As
             return
         async for token in tokens:
             held += token.text
-            matches = [position for word in stop if (position := held.find(word)) >= 0]
+            matches = [position for string in stop if (position := held.find(string)) >= 0]
             if matches:
                 yield replace(token, text=held[: min(matches)], finish_reason="stop")
                 return
-            keep = 0 if token.finish_reason else max(_overlap(held, word) for word in stop)
+            keep = 0 if token.finish_reason else max(_overlap(held, string) for string in stop)
             ready, held = held[: len(held) - keep], held[len(held) - keep :]
             yield replace(token, text=ready)
 
 
-def _overlap(text: str, word: str) -> int:
-    """Return the length of the longest suffix of `text` that is a proper prefix of `word`."""
-    return next((n for n in range(min(len(text), len(word) - 1), 0, -1) if text.endswith(word[:n])), 0)
+def _overlap(text: str, string: str) -> int:
+    """Return the length of the longest suffix of `text` that is a proper prefix of `string`."""
+    return next((n for n in range(min(len(text), len(string) - 1), 0, -1) if text.endswith(string[:n])), 0)

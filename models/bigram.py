@@ -1,8 +1,8 @@
 """A bigram language model with interpolated Kneser-Ney smoothing, in NumPy.
 
 P(w | v) = max(c(v w) - d, 0) / c(v) + d · |{w' : c(v w') > 0}| / c(v) · P_continuation(w), where P_continuation(w) is the share of
-distinct bigrams that end in w. The absolute discount is d = n1 / (n1 + 2 n2). Kneser & Ney 1995, in the form of Chen & Goodman 1999,
-section 2.7, https://doi.org/10.1006/csla.1999.0128.
+distinct bigrams that end in w. The absolute discount is d = n1 / (n1 + 2 n2), where n1 and n2 are the numbers of distinct bigrams that
+occur exactly once and twice. Kneser & Ney 1995, in the form of Chen & Goodman 1999, section 2.7, https://doi.org/10.1006/csla.1999.0128.
 """
 
 import asyncio
@@ -31,8 +31,8 @@ WORDS_PER_TURN = 16
 class Bigram:
     """Counts of word pairs as a sparse matrix in CSR form: row v holds the words that followed v, and how often each did.
 
-    `starts`, shape (V + 1,), holds the position where each row begins. `successors` (ids in ascending order within a row) and `counts`
-    have one entry for each distinct bigram.
+    For a vocabulary of V words, `starts`, shape (V + 1,), holds the position where each row begins. `successors` (ids in ascending order
+    within a row) and `counts` have one entry for each distinct bigram.
     """
 
     def __init__(
@@ -88,8 +88,8 @@ class Bigram:
         return self.successors[row], (counts - self.discount) / total, float(self.discount * len(counts) / total)
 
     def probabilities(self, previous: int) -> NDArray[np.float64]:
-        """Return P(· | previous), shape (V,), which sums to 1. If `previous` has no successor, such as an unknown word that training never
-        met, this is P_continuation.
+        """Return P(· | previous), shape (V,), which sums to 1. If `previous` has no successor, as the unknown word has none when the
+        vocabulary covers all of training, this is P_continuation.
         """
         successors, seen, backoff = self.row(previous)
         result: NDArray[np.float64] = backoff * self.continuation
@@ -101,7 +101,7 @@ class Bigram:
         size = len(self.vocabulary)
         previous, words = ids[:-1], ids[1:]
         row_lengths = np.diff(self.starts)
-        # Every bigram as one sorted key; the last key is larger than any that is looked up.
+        # Each bigram as one number, in ascending order; the last one is larger than any that is looked up.
         keys = np.append(np.repeat(np.arange(size), row_lengths) * size + self.successors, size**2)
         wanted = previous * size + words
         found = np.searchsorted(keys, wanted)
@@ -122,7 +122,7 @@ class Bigram:
         Yields exactly `params.length` words unless a stop string ends the text, because boundaries and unknown words are never generated.
         """
         text = require_text(prompt)
-        previous = [BOUNDARY, *self.vocabulary.encode(tokenize(text.rstrip(" ")))][-1]
+        previous = [BOUNDARY, *self.vocabulary.encode(tokenize(text.rstrip(" ")))][-1]  # a space at the end belongs to the next word
         return until_stop(continue_spacing(text, self._generate(previous, params)), params.stop)
 
     async def stream_with_prompt_logprobs(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[PromptLogprobs | Token]:
@@ -192,7 +192,7 @@ class Bigram:
 
 
 def _normalize(counts: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return counts of words as probabilities. The unknown word counts at least once: text to come may contain one."""
+    """Turn word counts into probabilities. The unknown word counts at least once, because unseen text may contain one."""
     counts[UNKNOWN] = max(counts[UNKNOWN], 1)
     shares: NDArray[np.float64] = counts / counts.sum()
     return shares

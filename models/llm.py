@@ -13,15 +13,15 @@ from models.engines import Engine, IdLogprob, LogprobReader, load_engine
 from models.engines.tokenization import INCOMPLETE, IncrementalDetokenizer, encode
 
 SETTINGS_FILE = "trigen.json"
-"""The file of an artifact that holds the settings for which the Hugging Face format has no place."""
+"""The file in an artifact for the settings that have no place in the Hugging Face format."""
 
 PromptOrder = Literal["context-first", "question-twice"]
-"""Where the question stands: after the context only, so that all questions about a context share its computation, or before it as well,
+"""Where the question stands: after the context only, so that all questions about a context share its computation; or before it as well,
 so that a causal model reads the context with the question in mind."""
 
 
 def question_prompt(question: str, context: str | None = None, order: PromptOrder = "context-first") -> str:
-    """Return the prompt for a question. This is the only place that spells the template.
+    """Return the prompt for a question. This is the only place that spells out the template.
 
     The model is trained to continue it with `answer_text(answer)` and the end of the text. Without a context it answers from memory.
     """
@@ -33,7 +33,7 @@ def question_prompt(question: str, context: str | None = None, order: PromptOrde
 
 
 def answer_text(answer: str) -> str:
-    """Return the text that follows `question_prompt`: the answer after one space, so that it has the tokens of running text."""
+    """Return the text that follows `question_prompt`: the answer after one space, so that it has the same tokens as in running text."""
     return f" {answer}"
 
 
@@ -66,8 +66,8 @@ class Answer:
 class LLM:
     """A causal language model and the engine that runs it.
 
-    `document_start` is the text of the token that separated documents in pretraining. It is put in front of text to be continued;
-    without it, the model would read a short prompt as the middle of some document.
+    `document_start` is the text of the token that separated documents in pretraining. It is put in front of text to be continued,
+    but not of questions; without it, the model would read a short prompt as the middle of some document.
     """
 
     def __init__(self, engine: Engine, document_start: str = "", prompt_order: PromptOrder = "context-first") -> None:
@@ -94,41 +94,41 @@ class LLM:
 
         See `TextModel.stream`. `params.logprobs` may be up to `models.engines.MAX_LOGPROBS`.
         """
-        if params.logprobs is None and params.length:
-            text = self.document_start + prompt if isinstance(prompt, str) else prompt
-            return until_stop(self.engine.stream(text, params), params.stop)
+        if params.logprobs is None and params.length:  # the engine accepts no length of 0
+            document = self.document_start + prompt if isinstance(prompt, str) else prompt
+            return until_stop(self.engine.stream(document, params), params.stop)
         return until_stop(self._stream_with_logprobs(prompt, params), params.stop)
 
     async def stream_with_prompt_logprobs(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[PromptLogprobs | Token]:
         """See `TextModel.stream_with_prompt_logprobs`."""
-        text = _TextLogprobs(self, prompt, params)
+        text_logprobs = _TextLogprobs(self, prompt, params)
         try:
-            yield PromptLogprobs(await text.read_prompt())
-            async with aclosing(until_stop(self._generate_with_logprobs(text, params), params.stop)) as tokens:
+            yield PromptLogprobs(await text_logprobs.read_prompt())
+            async with aclosing(until_stop(self._generate_with_logprobs(text_logprobs, params), params.stop)) as tokens:
                 async for token in tokens:
                     yield token
         finally:
-            text.close()
+            text_logprobs.close()
 
     async def _stream_with_logprobs(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Token]:
-        text = _TextLogprobs(self, prompt, params)
+        text_logprobs = _TextLogprobs(self, prompt, params)
         try:
             if params.length:
-                await text.read_prompt()
-            async with aclosing(self._generate_with_logprobs(text, params)) as tokens:
+                await text_logprobs.read_prompt()
+            async with aclosing(self._generate_with_logprobs(text_logprobs, params)) as tokens:
                 async for token in tokens:
                     yield token
         finally:
-            text.close()
+            text_logprobs.close()
 
-    async def _generate_with_logprobs(self, text: "_TextLogprobs", params: SamplingParams) -> AsyncGenerator[Token]:
+    async def _generate_with_logprobs(self, text_logprobs: "_TextLogprobs", params: SamplingParams) -> AsyncGenerator[Token]:
         """Yield the engine's tokens with their log-probabilities, which a second pass over the text computes."""
         if not params.length:
             yield NOTHING_GENERATED
             return
-        async with aclosing(self.engine.stream(text.prompt_ids, params)) as tokens:
+        async with aclosing(self.engine.stream(text_logprobs.prompt_ids, params)) as tokens:
             async for token in tokens:
-                yield replace(token, logprobs=await text.read(token.ids))
+                yield replace(token, logprobs=await text_logprobs.read(token.ids))
 
     def ask(self, question: str, context: str | None, params: SamplingParams) -> AsyncGenerator[Token]:
         """Generate the answer to a question: see `TextModel.stream`."""
@@ -158,12 +158,12 @@ class _TextLogprobs:
 
     def __init__(self, llm: LLM, prompt: Prompt, params: SamplingParams) -> None:
         """Tokenize the prompt. Raises `UnknownIds`, and `PromptTooLong` if it does not fit."""
-        self._tokenizer, self._top = llm.engine.tokenizer, params.logprobs or 0
+        self._tokenizer, self._top_count = llm.engine.tokenizer, params.logprobs or 0
         start = llm.document_start if isinstance(prompt, str) else ""
         self.prompt_ids = encode(self._tokenizer, start + prompt if isinstance(prompt, str) else prompt)
         self._start_length = len(encode(self._tokenizer, start)) if start else 0
         llm.engine.limits.check(len(self.prompt_ids), params.length)
-        self._text = IncrementalDetokenizer(self._tokenizer, self.prompt_ids[: self._start_length], llm.engine.limits.eos)
+        self._detokenizer = IncrementalDetokenizer(self._tokenizer, self.prompt_ids[: self._start_length], llm.engine.limits.eos)
         self._reader: LogprobReader = llm.engine.logprob_reader()
 
     async def read_prompt(self) -> tuple[Logprob, ...]:
@@ -182,10 +182,10 @@ class _TextLogprobs:
     def _spell(self, ids: Sequence[int], logprobs: Sequence[IdLogprob]) -> tuple[Logprob, ...]:
         return tuple(
             Logprob(
-                self._spell_token(id),
-                len(self._text.token([id]).text),
-                logprob,
-                tuple((self._spell_token(other), value) for other, value in top[: self._top]),
+                text=self._spell_token(id),
+                characters=len(self._detokenizer.token([id]).text),
+                logprob=logprob,
+                top=tuple((self._spell_token(other), value) for other, value in top[: self._top_count]),
             )
             for id, (logprob, top) in zip(ids, logprobs, strict=True)
         )
@@ -198,4 +198,5 @@ class _TextLogprobs:
         name: str = self._tokenizer.id_to_token(id) or ""
         if not text or INCOMPLETE in text:
             return name
+        # A SentencePiece decoder drops the leading space of a text.
         return f" {text}" if name.startswith("▁") and not text.startswith(" ") else text

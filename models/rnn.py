@@ -35,7 +35,7 @@ LOGPROBS_CHUNK = 256
 class Band:
     """A band of rare words: their vectors, shape (words, narrow), and the projection to the model's width, shape (narrow, width)."""
 
-    words: Array
+    vectors: Array
     projection: Array
 
 
@@ -57,8 +57,10 @@ class LSTM:
         bands = sum(name.endswith(".projection") for name in weights)
         self._bands = [Band(weights[f"words.bands.{n}.words"], weights[f"words.bands.{n}.projection"]) for n in range(bands)]
         self._head, self._bias = weights["words.head"], weights["words.bias"]
+        """Vectors and biases of the words in the shortlist, followed by those of the bands, shapes (shortlist + bands, width) and
+        (shortlist + bands,)."""
         self._shortlist = len(self._head) - bands
-        self._firsts = [self._shortlist, *(self._shortlist + np.cumsum([len(band.words) for band in self._bands]))]
+        self._band_starts = [self._shortlist, *(self._shortlist + np.cumsum([len(band.vectors) for band in self._bands]))]
         """The first id of each band, followed by the size of the vocabulary."""
 
     def initial_state(self) -> State:
@@ -70,8 +72,8 @@ class LSTM:
         if id < self._shortlist:
             shortlisted: Array = self._head[id]
             return shortlisted
-        band = next(n for n, first in enumerate(self._firsts[1:]) if id < first)
-        result: Array = self._bands[band].words[id - self._firsts[band]] @ self._bands[band].projection
+        band = next(n for n, end in enumerate(self._band_starts[1:]) if id < end)
+        result: Array = self._bands[band].vectors[id - self._band_starts[band]] @ self._bands[band].projection
         return result
 
     def step(self, id: int, state: State) -> tuple[Array, State]:
@@ -85,7 +87,7 @@ class LSTM:
     def next_logprobs(self, output: Array) -> NDArray[np.float64]:
         """Return the log-probability of every word as the next one, shape (V,), from the output of `step`."""
         head = log_softmax(self._head @ output + self._bias)
-        bands = [head[self._shortlist + n] + log_softmax(band.words @ (band.projection @ output)) for n, band in enumerate(self._bands)]
+        bands = [head[self._shortlist + n] + log_softmax(band.vectors @ (band.projection @ output)) for n, band in enumerate(self._bands)]
         return np.concatenate([head[: self._shortlist], *bands])
 
     def logprobs(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -103,14 +105,15 @@ class LSTM:
         return result
 
     def _logprobs_of(self, words: NDArray[np.int64], outputs: Array) -> NDArray[np.float64]:
+        """Return log P of each of `words`, shape (n,), given the output of the step before each, shape (n, width)."""
         head = outputs @ self._head.T + self._bias
-        band_of = np.searchsorted(self._firsts, words, side="right")  # 0: in the shortlist
+        band_of = np.searchsorted(self._band_starts, words, side="right")  # 0 for the shortlist, n + 1 for band n
         column = np.where(band_of > 0, self._shortlist + band_of - 1, words)
         result: NDArray[np.float64] = _pick(head, column)
         for n, band in enumerate(self._bands):
             rows = np.flatnonzero(band_of == n + 1)
             if len(rows):
-                result[rows] += _pick(outputs[rows] @ band.projection.T @ band.words.T, words[rows] - self._firsts[n])
+                result[rows] += _pick(outputs[rows] @ band.projection.T @ band.vectors.T, words[rows] - self._band_starts[n])
         return result
 
     def count(self, prompt: Prompt) -> int:
@@ -121,7 +124,8 @@ class LSTM:
         """Continue `prompt`: see `TextModel.stream`. Words outside the vocabulary are read as the unknown word.
 
         Yields exactly `params.length` words unless a stop string ends the text, because boundaries and unknown words are never generated.
-        Requests are not batched: a matrix product rounds differently from a vector's, so a text would depend on concurrent requests.
+        Requests are not batched: a matrix-matrix product rounds differently from a matrix-vector product, so a text would depend on
+        concurrent requests.
         """
         text = require_text(prompt)
         return until_stop(continue_spacing(text, self._read_and_generate(text, params)), params.stop)
@@ -143,7 +147,7 @@ class LSTM:
 
     async def _read(self, text: str, logprobs: list[Logprob] | None = None, top: int = 0) -> tuple[Array, State]:
         """Read a prompt and return the last output and state. If `logprobs` is given, append each word's log-probability to it."""
-        words = tokenize(text.rstrip(" "))
+        words = tokenize(text.rstrip(" "))  # a space at the end belongs to the next word
         output, state = self.step(BOUNDARY, self.initial_state())
         for id, word in zip(self.vocabulary.encode(words), words, strict=True):
             if logprobs is not None:
@@ -153,20 +157,20 @@ class LSTM:
         return output, state
 
     async def _generate(self, output: Array, state: State, params: SamplingParams) -> AsyncGenerator[Token]:
-        """Yield the words after the output and state of the last step."""
+        """Yield words, given the output and state after the last word of the prompt."""
         if not params.length:
             yield NOTHING_GENERATED
         generator = np.random.default_rng(params.seed)
         for step in range(1, params.length + 1):
             logprobs = self.next_logprobs(output)
-            drawable = logprobs.copy()
-            drawable[[BOUNDARY, UNKNOWN]] = -np.inf
-            drawable = log_softmax(drawable)
-            id = sample(drawable, params, generator)
+            drawable_logprobs = logprobs.copy()
+            drawable_logprobs[[BOUNDARY, UNKNOWN]] = -np.inf
+            drawable_logprobs = log_softmax(drawable_logprobs)
+            id = sample(drawable_logprobs, params, generator)
             word = self.vocabulary.word(id)
             yield Token(
                 word,
-                cumulative_logprob=float(drawable[id]) if params.cumulative_logprob else None,
+                cumulative_logprob=float(drawable_logprobs[id]) if params.cumulative_logprob else None,
                 finish_reason="length" if step == params.length else None,
                 logprobs=() if params.logprobs is None else (self.vocabulary.logprob(word, logprobs, self.spelling, params.logprobs),),
             )
@@ -181,8 +185,9 @@ class LSTM:
 
 
 def _cell(gates: Array, cell: Array) -> tuple[Array, Array]:
-    """Return the new hidden and cell state, given the four gates before their activation, in torch's order and of shape (4 · hidden,), and
-    the previous cell state.
+    """Return the new hidden state and the new cell state.
+
+    `gates`, shape (4 · hidden,), holds the four gates before their activation functions, in torch's order; `cell` is the previous state.
     """
     i, f, g, o = np.split(gates, 4)
     cell = _sigmoid(f) * cell + _sigmoid(i) * np.tanh(g)
@@ -196,7 +201,7 @@ def _sigmoid(x: Array) -> Array:
 
 
 def _pick(logits: NDArray[np.floating], columns: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return one entry of each row's log-softmax, given by `columns`, shape (rows,)."""
+    """Return, for each row of `logits`, the entry of its log-softmax in the column that `columns` gives, shape (rows,)."""
     largest = logits.max(axis=1)
     result: NDArray[np.float64] = (
         logits[np.arange(len(logits)), columns] - largest - np.log(np.exp(logits - largest[:, None]).sum(axis=1, dtype=np.float64))

@@ -1,13 +1,13 @@
 """Sample the next word of a bigram model in microseconds, with temperature, top-k and top-p.
 
 A row of the model is P(w) = seen(w) + backoff · P_continuation(w), where `seen` is above zero only for the row's successors, the words
-that followed in training. At temperature T a word has the weight P(w)^(1/T). The sampler splits it in two:
+that followed in training. At temperature T a word has the weight P(w)^(1/T). The sampler splits this weight in two:
 
 - a shared weight, (backoff · P_continuation(w))^(1/T), whose cumulative sums over all words are the same for every row up to a factor,
 - the rest, which only successors have.
 
 A draw is one binary search, either in the row's successors or in all words. Top-k and top-p keep the most probable words: the first
-successors in order of falling P(w), and the first of all words in order of falling P_continuation. No draw looks at the whole vocabulary.
+successors in descending order of P(w), and the first of all words in descending order of P_continuation. No draw scans the vocabulary.
 
 A library's alias table for each row (such as `scipy.stats.sampling.DiscreteAliasUrn`) would need an entry for every word of the
 vocabulary: 30,000 rows of 30,000 entries, for each combination of parameters, do not fit into memory.
@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 RowReader = Callable[[int], tuple[NDArray[np.int32], Floats, float]]
-"""`Bigram.row`: the successors of a word, what each has beyond the backoff, and the weight of the backoff."""
+"""`Bigram.row`: the successors of a word, seen(w) for each of them, and the backoff."""
 
 
 class RankedWords:
-    """All words that can be drawn, in order of falling P_continuation; ties are ordered by id."""
+    """All words that can be drawn, in descending order of P_continuation; ties are ordered by id."""
 
     def __init__(self, continuation: Floats, never: list[int]) -> None:
         allowed = continuation.copy()
@@ -35,6 +35,7 @@ class RankedWords:
         self.ids: list[int] = order.tolist()
         self.probabilities: Floats = allowed[order]
         self.ascending: Floats = self.probabilities[::-1].copy()
+        """`probabilities` in ascending order, for binary search."""
         self.rank_of = np.full(len(continuation), len(order), dtype=np.int64)
         """The rank of each word, shape (V,). Words that are never drawn rank behind all others."""
         self.rank_of[order] = np.arange(len(order))
@@ -49,18 +50,32 @@ class _PreparedRow:
     cumulative: Floats
     """Cumulative weights of the successors beyond their shared weight."""
     successor_weight: float
-    """The last of `cumulative`."""
+    """The last entry of `cumulative`; 0 if no successor is kept."""
     shared_scale: float
-    """The factor between the sampler's shared weights and this row's."""
+    """Multiplies the sampler's shared weights to give this row's."""
     shared_count: int
     """The number of ranked words that are kept."""
     total_weight: float
 
 
-class RowSampler:
-    """Draws with one combination of temperature, top-k and top-p.
+@dataclass(frozen=True, slots=True)
+class _Successors:
+    """The drawable successors of a row in descending order of probability; each array has one entry for each of them."""
 
-    A row is prepared when it is needed for the first time and kept; all rows together take about thirty bytes for each bigram.
+    ids: NDArray[np.int32]
+    ranks: NDArray[np.int64]
+    """Their ranks in `RankedWords`."""
+    more_probable: NDArray[np.int64]
+    """How many ranked words are more probable."""
+    weights: Floats
+    shared_weights: Floats
+    """The shared part of `weights`."""
+
+
+class RowSampler:
+    """Draws words with one combination of temperature, top-k and top-p.
+
+    A row is prepared when it is first needed, and kept; all rows together take about thirty bytes for each bigram.
     """
 
     def __init__(self, read_row: RowReader, words: RankedWords, temperature: float, top_k: int, top_p: float) -> None:
@@ -85,27 +100,15 @@ class RowSampler:
         return self._words.ids[min(place, row.shared_count - 1)]
 
     def _prepare(self, previous: int) -> _PreparedRow:
-        words = self._words
-        successors, seen, backoff = self._read_row(previous)
-        drawable = words.rank_of[successors] < len(words.ids)
-        successors, seen = successors[drawable], seen[drawable]
-        probabilities = seen + backoff * words.probabilities[words.rank_of[successors]]
-        order = np.argsort(-probabilities, kind="stable")
-        successors, probabilities = successors[order], probabilities[order]
-        ranks = words.rank_of[successors]
-
-        largest_shared = backoff * float(words.probabilities[0])
-        largest = max(float(probabilities[0]) if len(successors) else 0.0, largest_shared)
-        scale = (largest_shared / largest) ** self._power
-        weights, shared = (probabilities / largest) ** self._power, scale * self._shared[ranks]
-
-        kept, shared_count = self._cut(probabilities / backoff, ranks, weights, shared, scale)
-        beyond_shared = weights[:kept] - np.where(ranks[:kept] < shared_count, shared[:kept], 0)
+        successors, scale = self._read_successors(previous)
+        kept, shared_count = self._cut(successors, scale)
+        is_duplicate = successors.ranks[:kept] < shared_count
+        beyond_shared = successors.weights[:kept] - np.where(is_duplicate, successors.shared_weights[:kept], 0)
         cumulative = np.maximum(beyond_shared, 0).cumsum()
         successor_weight = float(cumulative[-1]) if kept else 0.0
         shared_weight = scale * self._shared_cumulative[shared_count]
         return _PreparedRow(
-            successors=successors[:kept],
+            successors=successors.ids[:kept],
             cumulative=cumulative,
             successor_weight=successor_weight,
             shared_scale=scale,
@@ -113,25 +116,32 @@ class RowSampler:
             total_weight=successor_weight + shared_weight,
         )
 
-    def _cut(self, equivalent: Floats, ranks: NDArray[np.int64], weights: Floats, shared: Floats, scale: float) -> tuple[int, int]:
-        """Return how many successors and how many ranked words top-k and top-p keep.
+    def _read_successors(self, previous: int) -> tuple[_Successors, float]:
+        """Return the drawable successors of a row, and the factor that turns the sampler's shared weights into the row's."""
+        words = self._words
+        ids, seen, backoff = self._read_row(previous)
+        drawable = words.rank_of[ids] < len(words.ids)
+        ids, seen = ids[drawable], seen[drawable]
+        probabilities = seen + backoff * words.probabilities[words.rank_of[ids]]
+        order = np.argsort(-probabilities, kind="stable")
+        ids, probabilities = ids[order], probabilities[order]
+        ranks = words.rank_of[ids]
 
-        `equivalent` is the P_continuation that would make a word as probable as each successor without having followed.
-        """
-        everything = len(ranks), len(self._shared)
+        # As in `__init__`, weights are relative to the most probable word.
+        largest_shared = backoff * float(words.probabilities[0])
+        largest = max(float(probabilities[0]) if len(ids) else 0.0, largest_shared)
+        scale = (largest_shared / largest) ** self._power
+        weights = (probabilities / largest) ** self._power
+        # A word that is not a successor is as probable as a successor if its P_continuation is probabilities / backoff.
+        more_probable = len(words.ids) - np.searchsorted(words.ascending, probabilities / backoff, side="right")
+        return _Successors(ids, ranks, more_probable, weights, scale * self._shared[ranks]), scale
+
+    def _cut(self, successors: _Successors, scale: float) -> tuple[int, int]:
+        """Return how many successors and how many ranked words top-k and top-p keep."""
+        cut = len(successors.ids), len(self._shared)
         if not self._top_k and self._top_p == 1:
-            return everything
-        by_rank = np.argsort(ranks)
-        cuts = _Cuts(
-            more_probable=len(self._shared) - np.searchsorted(self._words.ascending, equivalent, side="right"),
-            vocabulary=len(self._shared),
-            successor_weights=[0.0, *weights.cumsum().tolist()],
-            shared_weights=self._shared_cumulative,
-            shared_scale=scale,
-            duplicate_ranks=ranks[by_rank].tolist(),
-            duplicate_weights=[0.0, *shared[by_rank].cumsum().tolist()],
-        )
-        cut = everything
+            return cut
+        cuts = _Cuts(successors, self._shared_cumulative, scale)
         if 0 < self._top_k < cuts.count(*cut):
             cut = cuts.first(cuts.count, self._top_k)
         if self._top_p < 1:
@@ -139,41 +149,37 @@ class RowSampler:
         return cut
 
 
-@dataclass(frozen=True, slots=True)
 class _Cuts:
-    """The prefixes of a row's words in order of falling probability.
+    """The prefixes of a row's words in descending order of probability.
 
-    A cut keeps the first successors and the first ranked words. A successor is a ranked word too; there it is a duplicate, which does
-    not count, because a successor always comes before its duplicate.
+    A cut keeps the first successors and the first ranked words. Each successor is also among the ranked words; that duplicate is not
+    counted, because the successor itself always comes first.
     """
 
-    more_probable: NDArray[np.int64]
-    """How many ranked words come before each successor."""
-    vocabulary: int
-    successor_weights: list[float]
-    """Cumulative weights of the successors, beginning with 0."""
-    shared_weights: list[float]
-    """Cumulative weights of the ranked words, beginning with 0, to be multiplied by `shared_scale`."""
-    shared_scale: float
-    duplicate_ranks: list[int]
-    """The ranks of the successors in ascending order."""
-    duplicate_weights: list[float]
-    """Their cumulative shared weights, beginning with 0."""
+    def __init__(self, successors: _Successors, shared_cumulative: list[float], scale: float) -> None:
+        self._more_probable: list[int] = successors.more_probable.tolist()
+        self._weights: list[float] = [0.0, *successors.weights.cumsum().tolist()]
+        self._shared_cumulative, self._scale = shared_cumulative, scale
+        by_rank = np.argsort(successors.ranks)
+        self._duplicate_ranks: list[int] = successors.ranks[by_rank].tolist()
+        self._duplicate_weights: list[float] = [0.0, *successors.shared_weights[by_rank].cumsum().tolist()]
 
     def count(self, successors: int, ranked: int) -> float:
         """Return the number of words in a cut."""
-        return successors + ranked - bisect_left(self.duplicate_ranks, ranked)
+        return successors + ranked - bisect_left(self._duplicate_ranks, ranked)
 
     def weight(self, successors: int, ranked: int) -> float:
         """Return the weight of the words in a cut."""
-        duplicates = self.duplicate_weights[bisect_left(self.duplicate_ranks, ranked)]
-        return self.successor_weights[successors] + self.shared_scale * self.shared_weights[ranked] - duplicates
+        duplicates = self._duplicate_weights[bisect_left(self._duplicate_ranks, ranked)]
+        return self._weights[successors] + self._scale * self._shared_cumulative[ranked] - duplicates
 
     def first(self, measure: Callable[[int, int], float], target: float) -> tuple[int, int]:
         """Return the smallest cut whose `measure` (`count` or `weight`) reaches `target`."""
-        total = len(self.more_probable)
-        successors = bisect_left(range(total), target, key=lambda n: measure(n + 1, int(self.more_probable[n])))
-        low = int(self.more_probable[successors - 1]) if successors else 0
-        high = int(self.more_probable[successors]) if successors < total else self.vocabulary
+        total = len(self._more_probable)
+        # This many successors, with the ranked words before them, stay below `target`: the cut lies between the last of them and the next.
+        successors = bisect_left(range(total), target, key=lambda n: measure(n + 1, self._more_probable[n]))
+        low = self._more_probable[successors - 1] if successors else 0
+        high = self._more_probable[successors] if successors < total else len(self._shared_cumulative) - 1
         ranked = low + bisect_left(range(low, high + 1), target, key=lambda n: measure(successors, n))
+        # If even all ranked words in between are too few, the next successor reaches `target`.
         return (successors, ranked) if ranked <= high else (min(successors + 1, total), high)

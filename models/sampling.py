@@ -1,4 +1,4 @@
-"""Sampling the next token from its distribution: the one function for every model that runs in the service's process."""
+"""Sampling the next token from its distribution, for the LSTM; the CUDA engine's sampling is tested against it."""
 
 import numpy as np
 from numpy.typing import NDArray

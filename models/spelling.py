@@ -37,7 +37,7 @@ class Spelling:
 
     @cached_property
     def tables(self) -> Tables:
-        """The sorted keys and their counts for each order. Read on first use, which most services never need."""
+        """The sorted keys and their counts for each order. Read on first use: most services never need them."""
         return self._read()
 
     @cached_property

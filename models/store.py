@@ -1,4 +1,4 @@
-"""The models in the BentoML model store: their tags, registering them and finding them."""
+"""Registering trained models in the BentoML model store, and finding them there."""
 
 import shutil
 import sys
@@ -13,7 +13,7 @@ from bentoml.exceptions import NotFound
 from bentoml.models import BentoModel
 
 TAGS = {"bigram": "trigen-bigram", "rnn": "trigen-rnn", "llm": "trigen-llm"}
-"""Each model's tag in the store."""
+"""The name under which the store keeps the versions of each model."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def _without_none(value: Any) -> Any:
 
 
 def find(name: str) -> Model | None:
-    """Return the newest model with this name in the store, or None."""
+    """Return the newest version of the model `name` (`bigram`, `rnn` or `llm`) in the store, or None."""
     try:
         model: Model = bentoml.models.get(TAGS[name])
     except NotFound:
@@ -62,23 +62,23 @@ def find(name: str) -> Model | None:
 
 
 class TrigenModel(BentoModel):
-    """The newest model with a name, as a class attribute of the service.
+    """The newest version of a model, declared as a class attribute of the service.
 
-    BentoML packs it into the Bento and resolves it when the service starts. If it is missing, the start fails with one line that
-    names the command that trains it.
+    BentoML packs it into the Bento and resolves it when the service starts. If it is missing, the service fails to start, with one line
+    naming the command that trains it.
     """
 
     def __init__(self, name: str) -> None:
         super().__init__(f"{TAGS[name]}:latest")
 
     def resolve(self, *args: Any, **kwargs: Any) -> Model:
-        """See `BentoModel`. Raises NotFound, which names the command that trains the model."""
+        """See `BentoModel`. Raises NotFound, naming the command that trains the model."""
         self._require_stored()
         model: Model = super().resolve(*args, **kwargs)
         return model
 
     def to_info(self, *args: Any, **kwargs: Any) -> Any:
-        """See `BentoModel`. Raises NotFound, which names the command that trains the model."""
+        """See `BentoModel`. Raises NotFound, naming the command that trains the model."""
         self._require_stored()
         return super().to_info(*args, **kwargs)
 

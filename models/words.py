@@ -1,4 +1,4 @@
-"""A reversible word tokenizer and a vocabulary by frequency, shared by the bigram and the LSTM."""
+"""A reversible word tokenizer and a vocabulary of the most frequent words, shared by the bigram and the LSTM."""
 
 import json
 import math
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from models.base import Logprob, Prompt, PromptLogprobs, Token, UnknownIds
 from models.spelling import Spelling
 
-# A word (which may contain apostrophes) or a single sign, each with the space before it; any other white space is a token by itself.
-# Every character matches exactly one branch, so joining the tokens restores the text.
+# A word (which may contain apostrophes) or a single punctuation mark or symbol, each with the space before it; any other white space is a
+# token by itself. Every character matches exactly one branch, so joining the tokens restores the text.
 _TOKEN = re.compile(r" ?\w+(?:['’]\w+)*| ?[^\w\s]|\s")
 
 BOUNDARY, UNKNOWN = 0, 1
@@ -73,7 +73,7 @@ def _without_leading_space(logprobs: Sequence[Logprob]) -> tuple[Logprob, ...]:
 
 
 class Vocabulary:
-    """Words and their ids in order of falling frequency. Ids 0 and 1 are the boundary and the unknown word."""
+    """Words and their ids in descending order of frequency. Ids 0 and 1 are the boundary and the unknown word."""
 
     def __init__(self, words: list[str]) -> None:
         self.words = words
@@ -87,7 +87,7 @@ class Vocabulary:
         """Keep up to `size - 2` of the most frequent tokens of tokenized `texts`; ties are broken alphabetically.
 
         Words that occur once are left out (unless no word occurs twice): they stand in for words that training never saw, so their
-        frequency estimates how often an unseen word will come. Raises ValueError if there is no token at all.
+        frequency estimates how often an unseen word will occur. Raises ValueError if there is no token at all.
         """
         counts = Counter[str]()
         for tokens in texts:
@@ -115,7 +115,7 @@ class Vocabulary:
         return self.words[id - 2]
 
     def logprob(self, word: str, logprobs: NDArray[np.floating], spelling: Spelling, top: int) -> Logprob:
-        """Pick the log-probability of `word` and its `top` alternatives from those of the whole vocabulary, shape (V,).
+        """Return the entry of `word` and the `top` most probable words, given the log-probabilities of the whole vocabulary, shape (V,).
 
         A word outside the vocabulary has the probability of the unknown word times that of its spelling.
         """

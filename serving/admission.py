@@ -10,13 +10,13 @@ _ADMITTED = "trigen.texts"
 
 
 class Admission:
-    """The number of texts that this worker is generating."""
+    """Counts the texts that this worker is generating."""
 
     def __init__(self) -> None:
         self.texts = 0
 
     def take(self, texts: int) -> None:
-        """Admit `texts` more for the current request, until `release`.
+        """Count `texts` more texts for the current request, until `release`.
 
         Raises `Problem` (429) if they would exceed the limit. An idle worker admits any number, so that a request larger than the limit
         can succeed.

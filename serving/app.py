@@ -1,4 +1,4 @@
-"""The HTTP application: BentoML's, with `GET` routes, our OpenAPI document, Swagger UI, and every error in one shape."""
+"""The HTTP application: BentoML's, with our `GET` routes, OpenAPI document, Swagger UI page and error format."""
 
 import logging
 from pathlib import Path
@@ -81,7 +81,7 @@ class TrigenAppFactory(ServiceAppFactory):
 
 
 async def _http_exception_response(request: Request, error: Exception) -> Response:
-    """Return the response to an unknown route (404), a wrong method (405) or any other HTTPException of Starlette."""
+    """Return the response to an unknown route (404), a wrong method (405) or any other `HTTPException`."""
     assert isinstance(error, HTTPException)
     response = Problem(error.status_code, f"{request.method} {request.url.path}: {error.detail}").response()
     response.headers.update(error.headers or {})

@@ -31,7 +31,7 @@ async def with_cancellation(handler: Coroutine[Any, Any, T], request: Request, t
     finally:
         work.cancel()
         disconnect.cancel()
-        await asyncio.wait([disconnect])  # a streaming response calls `receive` itself, and only one task may wait there
+        await asyncio.wait([disconnect])  # a streaming response calls `receive` itself, and only one task may wait in it
 
 
 async def _wait_for_disconnect(request: Request) -> None:

@@ -19,7 +19,7 @@ OPEN_PATHS = ("/", "/docs.json", "/schema.json", "/livez", "/readyz", "/healthz"
 
 
 class ContractMiddleware:
-    """Adds the `X-Request-ID` header, checks the API key, turns exceptions into responses, and ends the request's admission.
+    """Adds the `X-Request-ID` header, checks the API key, turns exceptions into responses, and releases the request's texts from admission.
 
     The request id is the span id, which BentoML prints in every log line of the request.
     """

@@ -20,9 +20,10 @@ from serving.problems import ProblemDetails
 DESCRIPTION = """\
 A bigram model, an LSTM and a fine-tuned LLM continue text; the LLM also answers questions.
 
-If the service has an API key, send it as `Authorization: Bearer KEY`. Every response has an `X-Request-ID` header. Errors are problem
-details (RFC 9457), or OpenAI's error object under `/v1`, which OpenAI's clients can use. With `"stream": true` the text is sent as
-Server-Sent Events; a stream without a `finish_reason` in its last event was cut off.
+If the service has an API key, send it as `Authorization: Bearer KEY`. Every response has an `X-Request-ID` header. The routes under `/v1`
+work with OpenAI's clients and report errors as OpenAI's error object; every other route reports them as problem details (RFC 9457). With
+`"stream": true` the text is sent as Server-Sent Events; a stream that ends without a `finish_reason` (under `/v1`, without `[DONE]`) was
+cut off.
 """
 
 HEADERS = {401: "WWW-Authenticate", 429: "Retry-After"}
@@ -90,7 +91,7 @@ def _schemas() -> dict[str, Any]:
     models: list[tuple[type[BaseModel], JsonSchemaMode]] = [(ProblemDetails, "serialization"), (ErrorResponse, "serialization")]
     for operation in OPERATIONS:
         models += [(operation.request, "validation")] if operation.request else []
-        models += [(model, "serialization") for model in (operation.answer, operation.event) if model]
+        models += [(model, "serialization") for model in (operation.response, operation.event) if model]
     unique = list(dict.fromkeys(models))
     _, definitions = models_json_schema(unique, schema_generator=_SchemaGenerator, ref_template="#/components/schemas/{model}")
     _remove_pydantic_bounds(definitions)
@@ -98,7 +99,7 @@ def _schemas() -> dict[str, Any]:
 
 
 def _remove_pydantic_bounds(schema: Any) -> None:
-    """Remove `ge`, `le`, `gt` and `lt`, which are not JSON Schema: pydantic adds them to `minimum` and so on if a field has a validator."""
+    """Remove `ge`, `le`, `gt` and `lt`, which are not JSON Schema: pydantic adds them beside `minimum` etc. if a field has a validator."""
     for value in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
         _remove_pydantic_bounds(value)
     if isinstance(schema, dict) and schema.get("type") == "integer":
@@ -112,7 +113,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
         "operationId": operation.id,
         "tags": [operation.tag],
         "summary": operation.summary,
-        "responses": {"200": _success(operation), **errors},
+        "responses": {"200": _success_response(operation), **errors},
     }
     if not operation.needs_key:
         fields["security"] = []
@@ -126,11 +127,11 @@ def _operation(operation: Operation) -> dict[str, Any]:
     return fields
 
 
-def _success(operation: Operation) -> dict[str, Any]:
+def _success_response(operation: Operation) -> dict[str, Any]:
     response = {"description": "Success.", "headers": {"X-Request-ID": {"$ref": "#/components/headers/X-Request-ID"}}}
-    if operation.answer is None:
+    if operation.response is None:
         return response | {"content": {"text/plain": {"schema": {"type": "string"}}}}
-    content: dict[str, Any] = {"application/json": {"schema": _reference(operation.answer)}}
+    content: dict[str, Any] = {"application/json": {"schema": _reference(operation.response)}}
     if operation.event:
         data: dict[str, Any] = {"type": "string", "contentMediaType": "application/json", "contentSchema": _reference(operation.event)}
         if operation.event is CompletionChunk:

@@ -34,6 +34,7 @@ STATUSES = {
     503: "The model is unavailable.",
     504: "The request timed out.",
 }
+"""Descriptions of the error responses."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,12 @@ class Operation:
     summary: str
     errors: tuple[int, ...]
     request: type[BaseModel] | None = None
-    answer: type[BaseModel] | None = None
+    response: type[BaseModel] | None = None
     """The body of a 200 response; None for plain text."""
     event: type[BaseModel] | None = None
     """The `data` of a stream's events, if the operation can stream."""
     parameter: str | None = None
+    """The name of the path parameter, if there is one."""
     needs_key: bool = True
 
 
@@ -63,7 +65,7 @@ OPERATIONS = (
         "Continue a prompt with the bigram model",
         errors=POST_ERRORS,
         request=GenerateRequest,
-        answer=GenerateResponse,
+        response=GenerateResponse,
         event=GenerateEvent,
     ),
     Operation(
@@ -73,7 +75,7 @@ OPERATIONS = (
         "Continue a prompt with the LSTM",
         errors=POST_ERRORS,
         request=GenerateRequest,
-        answer=GenerateResponse,
+        response=GenerateResponse,
         event=GenerateEvent,
     ),
     Operation(
@@ -83,7 +85,7 @@ OPERATIONS = (
         "Continue a prompt with the fine-tuned LLM, or answer it if it ends in a question mark",
         errors=(*POST_ERRORS, 503),
         request=GenerateWithLLMRequest,
-        answer=GenerateResponse,
+        response=GenerateResponse,
         event=GenerateEvent,
     ),
     Operation(
@@ -93,7 +95,7 @@ OPERATIONS = (
         "Answer a question from a passage with the fine-tuned LLM",
         errors=(*POST_ERRORS, 503),
         request=AnswerRequest,
-        answer=AnswerResponse,
+        response=AnswerResponse,
     ),
     Operation(
         "create_completion",
@@ -102,18 +104,18 @@ OPERATIONS = (
         "Complete prompts with any of the models",
         errors=(400, 401, 404, 413, 415, 429, 500, 503, 504),
         request=CompletionRequest,
-        answer=Completion,
+        response=Completion,
         event=CompletionChunk,
     ),
-    Operation("list_models", "/v1/models", "openai", "List the models", errors=(401, 500), answer=ModelList),
-    Operation("get_model", "/v1/models/{model}", "openai", "Describe one model", errors=(401, 404, 500), answer=Model, parameter="model"),
+    Operation("list_models", "/v1/models", "openai", "List the models", errors=(401, 500), response=ModelList),
+    Operation("get_model", "/v1/models/{model}", "openai", "Describe one model", errors=(401, 404, 500), response=Model, parameter="model"),
     Operation(
         "get_info",
         "/info",
         "service",
         "Describe the models, their training and metrics, and the limits of a request",
         errors=(401, 500),
-        answer=Info,
+        response=Info,
     ),
     Operation(
         "check_liveness", "/livez", "service", "Check whether the service is alive or needs a restart", errors=(503,), needs_key=False

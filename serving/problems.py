@@ -11,7 +11,7 @@ from starlette.types import Scope
 from serving.settings import settings
 
 REQUEST_SCOPE: ContextVar[Scope] = ContextVar("REQUEST_SCOPE")
-"""The ASGI scope of the current request; its `state` holds the `request_id`. `serving/middleware.py` sets both."""
+"""The ASGI scope of the current request; its `state` holds the `request_id`. `serving/middleware.py` sets the variable and the id."""
 
 RETRY_SECONDS = 1
 """The `Retry-After` of a busy service."""
@@ -30,17 +30,22 @@ class ProblemDetails(BaseModel):
     """An error response in the format of RFC 9457 (https://www.rfc-editor.org/rfc/rfc9457)."""
 
     type: str = Field(
-        description="A URI that identifies the problem type; `about:blank` means that the status says it all.", examples=["about:blank"]
+        description="A URI that identifies the problem type; `about:blank`: no type beyond the status code.", examples=["about:blank"]
     )
     title: str = Field(description="The status phrase.", examples=["Unprocessable Entity"])
     status: int = Field(description="The HTTP status code.", examples=[422])
-    detail: str = Field(description="The cause and the remedy.", examples=["length: Input should be greater than or equal to 1"])
+    detail: str = Field(
+        description="What went wrong and, where possible, how to fix it.", examples=["length: Input should be greater than or equal to 1"]
+    )
     request_id: str = Field(description="The request's id, as in the `X-Request-ID` header and in the service's log.")
     errors: list[Fault] | None = Field(default=None, description="Every invalid field of the request body.")
 
 
 class Problem(Exception):
-    """An error that becomes the response to the current request."""
+    """An error that becomes the response to the current request.
+
+    `code` is the `code` of OpenAI's error object; by default, the type of the first of the `errors`.
+    """
 
     def __init__(
         self,
@@ -59,18 +64,18 @@ class Problem(Exception):
     @classmethod
     def timeout(cls) -> Self:
         """504: the request exceeded `TRIGEN_TIMEOUT_SECONDS`."""
-        detail = f"The request took longer than {settings().timeout_seconds} seconds. Ask for less text, or retry later."
+        detail = f"The request took longer than {settings().timeout_seconds} seconds. Request fewer tokens or retry later."
         return cls(504, detail, code="timeout")
 
     @classmethod
     def internal(cls) -> Self:
         """500: the service failed. The client learns nothing about the cause."""
-        return cls(500, "The service failed to answer; see its log for the cause.")
+        return cls(500, "The service failed. Its log has the cause, under this request_id.")
 
     @classmethod
     def busy(cls, limit: int) -> Self:
-        """429: the service already generates `limit` texts."""
-        detail = f"The service is busy: it generates up to {limit} texts at once. Retry in {RETRY_SECONDS} s."
+        """429: with this request, the service would generate more than `limit` texts at once."""
+        detail = f"The service is busy: it generates at most {limit} texts at once. Retry in {RETRY_SECONDS} s."
         return cls(429, detail, code="too_many_requests", headers={"retry-after": str(RETRY_SECONDS)})
 
     @classmethod
@@ -132,5 +137,5 @@ def invalid_body(error: ValidationError) -> Problem:
 
 
 def invalid_field(name: str, message: str, type: str) -> Problem:
-    """Return the problem for a field that passes the schema but turns out to be invalid later (422)."""
+    """Return the problem for one invalid field, with a message that does not come from pydantic (422)."""
     return Problem(422, f"{name}: {message}", [Fault(loc=[name], msg=message, type=type)])

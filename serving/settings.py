@@ -24,14 +24,14 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(default=None, min_length=1)
     """The key that clients must send as `Authorization: Bearer KEY`. Documentation, probes and metrics need none."""
     max_texts: int = Field(default=128, ge=1)
-    """The maximum number of texts generated at once. A request beyond it is rejected with 429."""
+    """The maximum number of texts generated at once. A request that would exceed it is rejected with 429."""
     max_body_bytes: int = Field(default=1_000_000, ge=1)
     """The maximum size of a request body. A larger one is rejected with 413."""
     timeout_seconds: int = Field(default=60, ge=1, le=MAX_TIMEOUT_SECONDS)
-    """The time limit of a request. After it the work is cancelled and the client gets a 504."""
+    """The time limit of a request. When it expires, the work is cancelled and the client gets a 504."""
     stream_interval_ms: int = Field(default=50, ge=0, le=1_000)
-    """The flush interval of the LLM's streams after the first token, which is sent at once. 20 events a second look as smooth as one for
-    each token, and leave more CPU time for generating. 0 sends each token separately."""
+    """The flush interval of the LLM's streams after the first token, which is sent at once. 20 events a second look as smooth as one per
+    token, and leave more CPU time for generation. 0 sends each token separately."""
     ping_seconds: float = Field(default=15, ge=0.1, le=600)
     """A stream that is silent for this long sends a ping, because proxies close silent connections."""
     answer_length: int = Field(default=64, ge=1, le=512)

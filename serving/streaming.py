@@ -1,6 +1,6 @@
 """Responses as Server-Sent Events (https://html.spec.whatwg.org/multipage/server-sent-events.html).
 
-sse-starlette 3.7 would not make this module simpler. It also pings busy streams, ends streams at SIGTERM instead of at the end of uvicorn's
+sse-starlette 3.7 would not make this module simpler. It pings even busy streams, ends streams at SIGTERM instead of at the end of uvicorn's
 grace period, cannot send a last event once uvicorn has cancelled the stream, and leaves deadlines and early errors to the caller.
 """
 
@@ -33,8 +33,8 @@ class ServiceStopping(Exception):
 class EventStream(StreamingResponse):
     """A response that sends events as its source produces them, and pings while the source is silent.
 
-    It stops the source when the client disconnects, at the request's deadline and when the service stops. A client that does not read
-    delays none of these.
+    It stops the source when the client disconnects, at the request's deadline and when the service stops. A client that stops reading
+    does not delay any of this.
     """
 
     def __init__(self, items: "_LimitedItems[Any]", events: AsyncGenerator[str]) -> None:
@@ -47,8 +47,8 @@ class EventStream(StreamingResponse):
     async def open(cls, items: AsyncGenerator[T], encode: Callable[[AsyncIterator[T]], AsyncGenerator[str]]) -> "EventStream":
         """Return a stream of `items`, which `encode` turns into the `data` of each event.
 
-        Raises any error before the first item, so that it can become a response with its own status. The wait for that item is limited to
-        the ping interval. Later errors are raised inside `encode`, which can report them in a last event: those of the source,
+        An error before the first item is raised here, so that it can become a response with its own status. The wait for that item is
+        limited to the ping interval. Later errors are raised inside `encode`, which can report them in a last event: those of the source,
         `TimeoutError` at the request's deadline, and `ServiceStopping`.
         """
         limited_items = _LimitedItems(items)

@@ -25,13 +25,12 @@ POSITIVE = (
 @dataclass(frozen=True)
 class Config:
     """Train a bigram model and an LSTM, fine-tune a causal LM for question answering, and register all three in the
-    BentoML model store (BENTOML_HOME sets its place). Without flags, fine-tunes GPT-2 on SQuAD, both from the
+    BentoML model store (in the directory BENTOML_HOME). Without flags, fine-tunes GPT-2 on SQuAD, both from the
     Hugging Face Hub, on a GPU if there is one.
     """
 
     preset: Preset = "gpt2-squad"
-    """The defaults of the other flags: gpt2-squad (GPT-2 on SQuAD, from the Hub)
-    or quickstart (minutes on two CPU cores; needs no Hub)."""
+    """The defaults of the other flags: gpt2-squad (GPT-2 on SQuAD, from the Hub) or quickstart (minutes on two CPU cores, no Hub)."""
     base_model: str = "openai-community/gpt2"
     """The causal LM to fine-tune: a Hub id, a local directory, or smollm2 (SmolLM2-135M-Instruct from PyPI, without the Hub).
     auto, in the quickstart: GPT-2 if the Hub can be reached, otherwise smollm2."""
@@ -41,10 +40,10 @@ class Config:
     only: Annotated[tuple[ModelName, ...], tyro.conf.arg(metavar="{bigram,rnn,llm} ...")] = ("bigram", "rnn", "llm")
     """Train and register only these models."""
     epochs: int = 2
-    """Epochs of fine-tuning, unless the minutes run out first. The LSTM has its own limit of 40."""
+    """Epochs of fine-tuning, unless --max-minutes or --max-steps ends it first. The LSTM has its own limit of 40."""
     max_minutes: float | None = None
-    """Time limit of the training in minutes; evaluation and export do not count. The learning rates follow it, and the last step
-    is finished. The LSTM takes up to 15 % and the LLM the rest; a model trained alone takes all."""
+    """Time limit of the training in minutes; evaluation and export do not count. The learning rates follow the clock.
+    A step that has begun is finished. The LSTM takes up to 15 % and the LLM the rest; a model trained alone takes all."""
     max_steps: int | None = None
     """The maximum number of fine-tuning steps."""
     max_train_examples: int | None = None
@@ -54,44 +53,44 @@ class Config:
     learning_rate: float = 2e-4
     """Peak learning rate of the fine-tuning: reached after 5 % of the training, then decaying linearly to zero."""
     batch_tokens: int = 1024
-    """Maximum tokens of one fine-tuning step, padding included, over all processes. A batch holds sequences of similar length."""
+    """Maximum tokens of one fine-tuning step, padding included, over all processes. A step holds sequences of similar length."""
     micro_tokens: int = 8192
     """Maximum tokens that a process computes at once; larger steps accumulate gradients. Changes memory, not the result."""
     max_length: int = 384
-    """Maximum tokens of a training sequence: a context with as many of its questions as fit. A question that is longer by itself
-    is left out (1 % of SQuAD)."""
+    """Maximum tokens of a training sequence: a context with as many of its questions as fit.
+    A question that is too long even alone with its context is left out (1 % of SQuAD)."""
     share_context: bool = True
     """Compute a context once for all of its questions; --no-share-context repeats it for each."""
     prompt: PromptOrder = "context-first"
-    """Where the question stands: only after the context, or before it as well, in which case questions cannot share a context."""
+    """Where the prompt puts the question: after the context, or both before and after it, so that questions cannot share a context."""
     prompt_weight: float = 0.0
-    """Loss weight of the tokens of context and question. Those of an answer have weight 1."""
+    """Loss weight of the prompt's tokens (context and question). The answer's tokens have weight 1."""
     text_share: float = 0.1
-    """Share of the contexts that are also learned as plain text, so that the model remains a language model."""
+    """Share of the contexts that are also trained on as plain text, so that the model remains a language model."""
     text_weight: float = 0.5
     """Loss weight of the tokens of plain text (--text-share)."""
     context_free_share: float = 0.1
-    """Share of the questions that are also learned without their context, so that the model answers such questions briefly."""
+    """Share of the questions that are also trained on without their context, so that the model answers such questions briefly."""
     dropout: float = 0.0
     """Dropout during fine-tuning, wherever the architecture has it."""
     validations: int = 4
-    """Validations during the fine-tuning, evenly spread: EM, F1 and a few sample answers on questions held out of the training
-    data. The weights with the best F1 are registered. 0 holds nothing out and registers the last weights."""
+    """Validations during the fine-tuning, evenly spread: EM, F1 and a few answers on questions held out of the training data.
+    The weights with the best F1 are registered. 0 holds nothing out and registers the last weights."""
     validation_examples: int = 200
     """Questions held out for validation; never more than a tenth of the training data."""
     int8_check: bool = True
-    """Compare the CPU engine's int8 weights with 16-bit ones on the validation questions (without any, on 500 test questions)."""
+    """Compare the CPU engine's int8 weights with 16-bit ones on up to 500 validation questions (test questions if there are none)."""
     int8_limit: float | None = 0.5
-    """Use 16-bit weights if int8 costs more points of F1 than this, by more than the standard error. None always keeps int8."""
+    """Points of F1 that int8 may cost, beyond the standard error, before 16-bit weights replace it. None always keeps int8."""
     early_stop: int | None = None
     """Stop the fine-tuning after this many validations in a row without improvement."""
     checkpoint_minutes: float = 10
-    """Minutes of training between two checkpoints. One is also written before each validation, at the end, and on SIGTERM and
-    Ctrl-C."""
+    """Minutes of training between two checkpoints.
+    One is also written before each validation, at the end, and on SIGTERM and Ctrl-C."""
     resume: bool = False
     """Continue from the newest complete checkpoint in --output-dir, if there is one."""
     seed: int = 0
-    """Seed of the data order, the LSTM's initial weights and the choice of examples."""
+    """Seed of the choice and order of examples, dropout, and the LSTM's initial weights."""
     output_dir: Path = Path("runs/latest")
     """Where the artifacts are written before they are registered. An earlier run's artifacts are replaced."""
     register: bool = True
@@ -111,7 +110,7 @@ class Config:
         if not self.only:
             raise ValueError("--only needs at least one of bigram, rnn, llm")
         if self.batch_tokens < self.max_length:
-            raise ValueError(f"--batch-tokens ({self.batch_tokens}) must hold one row of --max-length ({self.max_length})")
+            raise ValueError(f"--batch-tokens ({self.batch_tokens}) must be at least --max-length ({self.max_length})")
 
 
 PRESETS: dict[Preset, Config] = {
@@ -124,7 +123,7 @@ PRESETS: dict[Preset, Config] = {
         max_minutes=4,
         max_train_examples=5000,
         eval_examples=200,
-        text_share=0.5,  # the data set has few contexts: the model would memorize a tenth of them
+        text_share=0.5,  # the data set has so few contexts that the model would memorize a tenth of them
         validations=0,
     ),
 }

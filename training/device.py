@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from datetime import timedelta
+from typing import NamedTuple
 
 import datasets
 import torch
@@ -11,21 +12,32 @@ import transformers
 from accelerate import Accelerator, InitProcessGroupKwargs
 
 
-def choose_device() -> tuple[torch.device, bool, str]:
-    """Return the device to train on, whether it computes in bf16, and a phrase that says why."""
+class Device(NamedTuple):
+    """The device that training runs on."""
+
+    device: torch.device
+    bf16: bool
+    """Whether it computes in bf16."""
+    description: str
+    """The device and its precision, in words for the user."""
+
+
+def choose_device() -> Device:
+    """Return the GPU if there is one, else the CPU."""
     if torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "false").lower() != "true":
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.device("cuda"), bf16, f"{torch.cuda.get_device_name()}, {'bf16' if bf16 else 'fp32: it has no bf16'}"
+        return Device(torch.device("cuda"), bf16, f"{torch.cuda.get_device_name()}, {'bf16' if bf16 else 'fp32: it has no bf16'}")
     capabilities = torch.cpu.get_capabilities()
     bf16 = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    why = "bf16" if bf16 else "fp32: this processor has no bf16 instructions (AVX-512 BF16, AMX or Arm's)"
-    return torch.device("cpu"), bf16, f"CPU, {torch.get_num_threads()} threads, {why}"
+    precision = "bf16" if bf16 else "fp32: this processor has no bf16 instructions (AVX-512 BF16, AMX or Arm's)"
+    return Device(torch.device("cpu"), bf16, f"CPU, {torch.get_num_threads()} threads, {precision}")
 
 
 def build_accelerator() -> Accelerator:
     """Join the processes that `accelerate launch` started beside this one, if any.
 
-    Collectives time out after hours, because the others wait while the main process fits the word models, exports and evaluates.
+    Collective operations time out only after hours: the other processes wait in one while the main process fits the word models,
+    exports and evaluates.
     """
     device, bf16, _ = choose_device()
     timeout = InitProcessGroupKwargs(timeout=timedelta(hours=12))
@@ -35,7 +47,7 @@ def build_accelerator() -> Accelerator:
 def silence_libraries(is_main_process: bool) -> None:
     """Silence the progress bars and tables that libraries print while they read, write and compress weights.
 
-    If stderr is no terminal, also silence the progress bars of `datasets`. A process other than the main one prints nothing at all.
+    If stderr is not a terminal, also silence the progress bars of `datasets`. A process other than the main one prints nothing at all.
     """
     transformers.utils.logging.disable_progress_bar()
     if not sys.stderr.isatty():

@@ -2,7 +2,7 @@
 
 
 class TrainingError(Exception):
-    """A wrong data set, base model or environment. The message says what was expected and what to do."""
+    """An unusable data set, base model, setting or environment. The message says what was expected and what to do."""
 
 
 def first_line(error: BaseException) -> str:

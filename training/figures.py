@@ -17,7 +17,7 @@ def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
 
 
 def save_figure(figure: Any, axes: Any, title: str, label: str, path: Path) -> None:
-    """Add a title, the horizontal axis's label and a grid to a plot, write it as PNG, and close it."""
+    """Add a title, an x-axis label and a grid to a plot, write it as PNG, and close it."""
     axes.set_title(title, loc="left")
     axes.set_xlabel(label)
     axes.grid(alpha=0.3)

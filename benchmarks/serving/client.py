@@ -50,8 +50,8 @@ class LoadResult:
         Slowest over fastest compares the tokens/s of requests that started after the first answer: earlier ones find an idle server.
 
         A server that streams gets credit for the requests that the end of the load cut off. Their tokens are estimated from their events:
-        one token in the first event, then the average of the finished requests, whose last event counts as half full. A server that
-        does not stream is measured up to its last answer.
+        one in the first event, and in each later one the average of the finished requests, assuming that a request's last event is half
+        full. A server that does not stream is measured up to its last answer.
         """
         finished = [outcome for outcome in self.outcomes if outcome.finished]
         tokens, events = sum(outcome.tokens for outcome in finished), sum(outcome.events for outcome in finished)
@@ -77,14 +77,14 @@ class LoadResult:
 
 
 def quantile(values: list[float], percent: int) -> float:
-    """Return a quantile of `values`, or NaN if there are none."""
+    """Return the percentile `percent` of `values`, or NaN if there are none."""
     if len(values) < 2:
         return values[0] if values else float("nan")
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
 async def run_load(url: str, send: Sender, load: Iterator[SampleRequest], concurrency: int, seconds: float) -> LoadResult:
-    """Send the requests of `load` from `concurrency` clients for `seconds`, or longer until there is an answer.
+    """Send the requests of `load` from `concurrency` clients for `seconds`, or until the first answer if that takes longer.
 
     Up to two warm-up requests come first and do not count. The requests in flight at the end are cut off.
     """
@@ -107,11 +107,12 @@ async def run_load(url: str, send: Sender, load: Iterator[SampleRequest], concur
         while not done and not any(outcome.finished for outcome in result.outcomes) and time.perf_counter() < deadline:
             await asyncio.sleep(0.5)
         result.seconds = time.perf_counter() - started
+        failed = [task for task in clients if task.done()]
         for task in clients:
             task.cancel()
         await asyncio.gather(*clients, return_exceptions=True)
-        for failed in done:
-            failed.result()
+        for task in failed:
+            task.result()
     return result
 
 
@@ -140,7 +141,7 @@ async def send_to_litserve(session: aiohttp.ClientSession, url: str, request: Sa
 
 
 def openai_sender(model: str, sampling: dict[str, Any] = SAMPLING, **fields: Any) -> Sender:
-    """Return a sender that streams from `/v1/completions`, with the server's own form of `sampling` and with additional `fields`."""
+    """Return a sender that streams from `/v1/completions`; `sampling` has the server's own parameter names, `fields` go into every body."""
 
     async def send(session: aiohttp.ClientSession, url: str, request: SampleRequest, outcome: Outcome) -> None:
         params = GREEDY if request.question else sampling | {"seed": request.seed}

@@ -23,19 +23,19 @@ RunLoad = Callable[[str, int, float], dict[str, float]]
 """Run a load by its name, with a number of concurrent requests, for some seconds; return `LoadResult.summary` and the memory in GB."""
 
 
-class Raw:
+class RawPipeline:
     """openvino-genai's pipeline as the service configures it; its input and output are token ids."""
 
     def __init__(self, artifact: Path, config: OpenVINOConfig = OpenVINOConfig()) -> None:
         from models.engines.openvino_process import load_pipeline
         from models.engines.tokenization import load_tokenizer
 
-        self.pipeline, self.tokenizer, self.count = load_pipeline(artifact, config), load_tokenizer(artifact), 0
+        self.pipeline, self.tokenizer, self.last_id = load_pipeline(artifact, config), load_tokenizer(artifact), 0
 
     def run_load(self, load: Iterator[SampleRequest], concurrency: int, seconds: float) -> LoadResult:
         """Run a load for `seconds`, after up to two warm-up requests."""
         running: list[tuple[Any, Outcome]] = []
-        result, started = LoadResult(seconds), 0.0
+        result, started = LoadResult(seconds), 0.0  # `started` is 0 during the warm-up
         while not started or time.perf_counter() - started < seconds:
             while len(running) < concurrency:
                 running.append(self._add(next(load)))
@@ -63,9 +63,9 @@ class Raw:
 
         params = SamplingParams(request.length, **(GREEDY if request.question else SAMPLING), seed=request.seed)
         ids = ov.Tensor(np.array([self.tokenizer.encode(request.prompt).ids]))
-        self.count += 1
+        self.last_id += 1
         outcome = Outcome(time.perf_counter())
-        return self.pipeline.add_request(self.count, ids, generation_config(params, frozenset())), outcome
+        return self.pipeline.add_request(self.last_id, ids, generation_config(params, frozenset())), outcome
 
     def _cancel(self, running: list[tuple[Any, Outcome]]) -> None:
         for handle, _ in running:
@@ -74,7 +74,7 @@ class Raw:
             self.pipeline.step()
 
 
-class Generate:
+class TransformersGenerate:
     """Transformers' `generate`, greedy, one prompt at a time."""
 
     def __init__(self, artifact: Path, *, bf16: bool) -> None:
@@ -128,10 +128,10 @@ def in_process(contestant: str, artifact: Path) -> Iterator[RunLoad]:
         stdin.close()
 
 
-CONTESTANTS: dict[str, Callable[[Path], Raw | Generate]] = {
-    "raw": Raw,
-    "generate-fp32": lambda artifact: Generate(artifact, bf16=False),
-    "generate-bf16": lambda artifact: Generate(artifact, bf16=True),
+CONTESTANTS: dict[str, Callable[[Path], RawPipeline | TransformersGenerate]] = {
+    "raw": RawPipeline,
+    "generate-fp32": lambda artifact: TransformersGenerate(artifact, bf16=False),
+    "generate-bf16": lambda artifact: TransformersGenerate(artifact, bf16=True),
 }
 
 

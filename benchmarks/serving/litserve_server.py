@@ -1,4 +1,7 @@
-"""Serve transformers' `generate` with LitServe, batched as in its documentation: `python litserve_server.py MODEL PORT` in .venv-peers."""
+"""Serve transformers' `generate` with LitServe, batched as in LitServe's documentation.
+
+Runs in .venv-peers: `python litserve_server.py MODEL PORT`.
+"""
 
 import sys
 from typing import Any

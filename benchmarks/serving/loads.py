@@ -18,7 +18,7 @@ CONTEXT_WORDS, ANSWER_TOKENS = 150, 6
 """SQuAD's answers have 6.1 tokens on average, including the end of text."""
 SAMPLING: dict[str, Any] = {"temperature": 0.8, "top_k": 50, "top_p": 0.95}
 """The sampling parameters of every server. top_k=50 is the default of transformers' `generate` and of litgpt. Without it, top-p would sort
-all 50,000 tokens at each step, because random weights make them about equally probable; with trained weights it rarely does.
+all 50,000 tokens at each step, because random weights make them about equally probable; with trained weights it rarely has to.
 """
 GREEDY: dict[str, Any] = {"temperature": 0.0}
 
@@ -39,30 +39,30 @@ class SampleRequest:
 
 def completions(model: Path) -> Iterator[SampleRequest]:
     """Yield prompts of 16 tokens from running text, each to be continued by 64 to 100 tokens."""
-    tokenizer, draw = Tokenizer.from_file(str(model / "tokenizer.json")), random.Random(0)
+    tokenizer, rng = Tokenizer.from_file(str(model / "tokenizer.json")), random.Random(0)
     texts = [tokenizer.encode(context).ids for context in dict.fromkeys(row["context"] for row in _rows())]
     for seed in itertools.count():
-        ids = draw.choice(texts)
-        start = draw.randrange(len(ids) - PROMPT_TOKENS)
+        ids = rng.choice(texts)
+        start = rng.randrange(len(ids) - PROMPT_TOKENS)
         prompt = tokenizer.decode(ids[start : start + PROMPT_TOKENS]).rstrip("? ")  # a final "?" would make it a question
-        yield SampleRequest(prompt, draw.randint(*NEW_TOKENS), seed)
+        yield SampleRequest(prompt, rng.randint(*NEW_TOKENS), seed)
 
 
 def questions(_: Path) -> Iterator[SampleRequest]:
     """Yield questions, each about a different passage of 150 words, so that no prefix is shared."""
-    draw, words = random.Random(0), " ".join(row["context"] for row in _rows()).split()
-    rows = [row["question"] for row in _rows()]
+    rng, words = random.Random(0), " ".join(row["context"] for row in _rows()).split()
+    all_questions = [row["question"] for row in _rows()]
     for seed in itertools.count():
-        start = draw.randrange(len(words) - CONTEXT_WORDS)
-        yield _question(draw.choice(rows), " ".join(words[start : start + CONTEXT_WORDS]), seed)
+        start = rng.randrange(len(words) - CONTEXT_WORDS)
+        yield _question(rng.choice(all_questions), " ".join(words[start : start + CONTEXT_WORDS]), seed)
 
 
 def one_passage(_: Path) -> Iterator[SampleRequest]:
     """Yield questions about the same passage of 150 words."""
-    draw, words = random.Random(1), " ".join(row["context"] for row in _rows()).split()
-    rows, context = [row["question"] for row in _rows()], " ".join(words[:CONTEXT_WORDS])
+    rng, words = random.Random(1), " ".join(row["context"] for row in _rows()).split()
+    all_questions, context = [row["question"] for row in _rows()], " ".join(words[:CONTEXT_WORDS])
     for seed in itertools.count():
-        yield _question(draw.choice(rows), context, seed)
+        yield _question(rng.choice(all_questions), context, seed)
 
 
 def _question(question: str, context: str, seed: int) -> SampleRequest:

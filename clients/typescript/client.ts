@@ -14,7 +14,7 @@ export function trigen(baseUrl: string, key?: string): Client<paths, Json> {
 /**
  * Yield the events of a response body, which `parseAs: "stream"` returns.
  *
- * Comments, which keep a stream alive, and OpenAI's final `[DONE]` are no events.
+ * Comments, which keep a stream alive, and OpenAI's final `[DONE]` are not events.
  */
 export async function* events<Event extends Schemas["GenerateEvent"] | Schemas["CompletionChunk"]>(
   body: ReadableStream<Uint8Array>,

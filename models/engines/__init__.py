@@ -61,7 +61,7 @@ class Engine(Protocol):
         """Continue `prompt`: see `TextModel.stream`.
 
         `params.length` must not be 0; `params.stop` and `params.logprobs` are left to the caller. The end-of-text token is yielded too,
-        with an empty text.
+        with empty text.
         """
         ...
 
@@ -84,7 +84,7 @@ def load_engine(directory: Path, name: str = "auto", *, reproducible: bool = Fal
     `name` is `openvino`, `transformers` or `auto`, which takes transformers if there is a CUDA device and `reproducible` is not set, else
     openvino. With `reproducible`, the CPU engine computes each request by itself, so that a seed's text does not depend on concurrent
     requests. The packages of an engine are imported only when it is loaded, so either can be used without the other. Raises
-    ValueError for any other name, and for a reproducible transformers engine.
+    ValueError for an unknown name, and for a reproducible transformers engine.
     """
     if name == "transformers" or (name == "auto" and not reproducible and _has_cuda()):
         if reproducible:

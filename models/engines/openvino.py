@@ -40,7 +40,7 @@ Event = Token | Exception
 
 @dataclass(eq=False)
 class _PendingRequest:
-    """A request that waits for events."""
+    """A request in progress, and where its events are delivered."""
 
     loop: asyncio.AbstractEventLoop
     prompt: Prompt
@@ -62,16 +62,18 @@ class OpenVINOEngine:
         self.steps, self.running = 0, 0
         """Forward passes so far and requests in progress, as last reported by the process."""
         self._ids = itertools.count()
+        """New ids of requests, and of texts whose log-probabilities are read. They never coincide, because `Cancel` takes either."""
         self._lock = threading.Lock()
         self._requests: dict[int, _PendingRequest] = {}
         self._reads: dict[int, asyncio.Future[list[IdLogprob]]] = {}
         self._stop_reason: str | None = None
         self._outbox: queue.SimpleQueue[tuple[int, _PendingRequest] | ReadLogprobs | Cancel | None] = queue.SimpleQueue()
         self.tokenizer, self.limits = load_tokenizer(directory), ModelLimits(directory)
-        self._connection, theirs = multiprocessing.Pipe()
-        command = [sys.executable, "-m", "models.engines.openvino_process", str(theirs.fileno())]
-        with theirs:  # a process group of its own: Ctrl-C must only reach the service, which drains its requests first
-            self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], process_group=0)
+        self._connection, process_end = multiprocessing.Pipe()
+        command = [sys.executable, "-m", "models.engines.openvino_process", str(process_end.fileno())]
+        with process_end:
+            # A process group of its own: Ctrl-C must reach only the service, which drains its requests first.
+            self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, pass_fds=[process_end.fileno()], process_group=0)
         self._wait_until_ready(directory.resolve(), config)
         self._threads = [threading.Thread(target=target, daemon=True) for target in (self._receive_loop, self._send_loop)]
         for thread in self._threads:

@@ -1,7 +1,7 @@
 """Log-probabilities of given tokens, computed in the engine's process.
 
-openvino-genai's pipeline does not return alternatives, so the IR runs beside it. The arithmetic is fp32 (`EXACT`) with the int8 weights
-that generate, so a text's log-probabilities do not depend on concurrent requests.
+openvino-genai's pipeline does not return alternatives, so the IR also runs beside it. The arithmetic is fp32 (`EXACT`) with the same int8
+weights as in generation, so a text's log-probabilities do not depend on concurrent requests.
 """
 
 from collections import deque
@@ -31,7 +31,7 @@ class _Text:
 
 
 class LogprobModel:
-    """The texts that are being read. Each `step` computes a chunk of one of them, in turn."""
+    """The model, and the texts that it is reading. Each `step` computes a chunk of one of them, in turn."""
 
     def __init__(self, directory: Path, step_tokens: int) -> None:
         self._directory, self._step_tokens = directory, step_tokens
@@ -40,7 +40,7 @@ class LogprobModel:
 
     @cached_property
     def _model(self) -> ov.CompiledModel:
-        """The model, compiled for the first text: most services never need it."""
+        """The model, compiled when the first text arrives: most services never need it."""
         core = ov.Core()
         ir = core.read_model(self._directory / "openvino/openvino_model.xml")
         return core.compile_model(_with_logprob_outputs(ir), "CPU", dict(EXACT.properties))
@@ -84,7 +84,7 @@ class LogprobModel:
 
 
 def _with_logprob_outputs(model: ov.Model) -> ov.Model:
-    """Replace the model's logits by log-probabilities.
+    """Replace the model's logits with log-probabilities.
 
     The result has another input, `targets`, shape (1, tokens): the token that follows each input token. Its outputs are the
     log-probability of each target, shape (1, tokens), and the log-probabilities and ids of the most probable tokens, shape

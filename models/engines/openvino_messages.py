@@ -1,4 +1,7 @@
-"""The messages between the service and the engine's process (`openvino.py` and `openvino_process.py`)."""
+"""The messages between the service and the engine's process (`openvino.py` and `openvino_process.py`).
+
+In each message, `id` is the id of a request or of a text whose log-probabilities are read, while `ids` are token ids.
+"""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,13 +23,14 @@ class OpenVINOConfig:
     one_at_a_time: bool = False
     """Run requests one after the other, in order of arrival, and read each prompt in one step."""
     properties: tuple[tuple[str, str], ...] = ()
-    """Properties of OpenVINO's CPU plugin, by name. The plugin chooses the others, such as bf16 arithmetic if the processor has it."""
+    """Properties of OpenVINO's CPU plugin: names and values. The plugin chooses the others, such as bf16 arithmetic if the processor
+    has it."""
 
 
 EXACT = OpenVINOConfig(
     properties=(("INFERENCE_PRECISION_HINT", "f32"), ("KV_CACHE_PRECISION", "f32"), ("DYNAMIC_QUANTIZATION_GROUP_SIZE", "0"))
 )
-"""Arithmetic, cache and activations in fp32, like the reference."""
+"""Arithmetic, cache and activations in fp32, as in the reference (transformers on a CPU)."""
 
 REPRODUCIBLE = OpenVINOConfig(one_at_a_time=True, prefix_caching=False)
 """Each request is computed by itself: neither a batch nor a cache filled by another request changes how its numbers are rounded. No
@@ -93,11 +97,11 @@ class LogprobsReply:
 
     id: int
     logprobs: list[IdLogprob] | str
-    """One entry for each token, or the reason of a failure."""
+    """One entry for each token, or the reason for a failure."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """The process failed and is ending."""
+    """The process has failed and is about to exit."""
 
     message: str

@@ -40,11 +40,11 @@ from models.engines.tokenization import ModelLimits
 
 FULL_RATE_REQUESTS = 12
 """Up to this many requests are flushed at the interval that they ask for. With more, the intervals grow in proportion: otherwise messages
-would take a growing share of the processors that generate, while each request gets fewer tokens anyway."""
+would take a growing share of the processor time, while each request gets fewer tokens anyway."""
 
 
 def load_pipeline(directory: Path, config: OpenVINOConfig) -> genai.ContinuousBatchingPipeline:
-    """Load openvino-genai's pipeline on the IR of an artifact.
+    """Load openvino-genai's pipeline for the IR of an artifact.
 
     Before a product with int8 weights, activations are quantized to int8 as well, in groups that share a scale. Groups as wide as the
     model allows make that a quarter faster than OpenVINO's default of 32.
@@ -113,8 +113,8 @@ class _RunningRequest:
     def should_flush(self, now: float, slowdown: float) -> bool:
         """Whether to send the collected tokens now.
 
-        The clock is divided into intervals, so that all streams with the same interval flush together and one message wakes the service
-        once. The first token and the end of a text are flushed at once.
+        The clock is divided into intervals, so that all streams with the same interval flush together, in one message that wakes the
+        service once. The first token and the end of a text are flushed at once.
         """
         if self.finish_reason:
             return True
@@ -150,7 +150,7 @@ class Batch:
         handle = self._pipeline.add_request(message.id, prompt, generation_config(params, message.eos))
         if params.stop:  # the service checks each token
             request = _RunningRequest(message.id, handle, flush_interval=0.0, last_flush=None)
-        elif params.final_only:
+        elif params.final_only:  # not even the first token is flushed before the end
             request = _RunningRequest(message.id, handle, flush_interval=math.inf, last_flush=0.0)
         else:
             request = _RunningRequest(message.id, handle, params.flush_interval, last_flush=None)

@@ -55,6 +55,7 @@ class IncrementalDetokenizer:
     """
 
     MAX_TOKENS_PER_CHARACTER = 4
+    """One for each byte of UTF-8."""
 
     def __init__(self, tokenizer: Tokenizer, prompt: list[int], eos: frozenset[int]) -> None:
         self._tokenizer, self._eos = tokenizer, eos
@@ -64,7 +65,7 @@ class IncrementalDetokenizer:
         self._stream = DecodeStream(ids=last, skip_special_tokens=True)
         last_text = self._decode(last)
         self._repeated = last_text if last_text.endswith(INCOMPLETE) else ""
-        """The text that the stream repeats if the prompt ends within a character."""
+        """If the prompt ends within a character: its last text, which the stream repeats at the start of its first piece."""
         self._pending: list[int] = []
         """Ids for which the stream has not returned any text yet."""
 

@@ -25,8 +25,9 @@ from models.engines.tokenization import IncrementalDetokenizer, ModelLimits, enc
 from models.engines.transformers_logprobs import LogprobModel, TransformersLogprobReader
 
 CPU_CACHE_PAGES = 64
-"""Pages of 256 tokens. On CUDA, transformers sizes the cache by the free memory."""
+"""Size of the key-value cache, in pages of 256 tokens. On CUDA, transformers sizes it by the free memory."""
 START_SECONDS = 60
+"""How long to wait for the manager's thread to start."""
 ALIVE_CHECK_SECONDS = 1
 """How often a waiting request checks that the manager still runs."""
 STOPPED = "the engine was closed or has failed"
@@ -35,9 +36,9 @@ STOPPED = "the engine was closed or has failed"
 class Sampling(ContinuousBatchingLogitsProcessorList):
     """Samples the next token of every request in a batch with the request's own temperature, top-k, top-p and random generator.
 
-    transformers has one random generator for all requests, and its log-probabilities are those after temperature and top-p; these are
-    those of the model. Only tensors are involved, so that a CUDA graph can capture the sampling. The parameters of a step are four rows
-    of the storage that transformers provides: floats, stored in the bits of integers.
+    transformers has one random generator for all requests, and its log-probabilities are those after temperature and top-p; here
+    they are the model's own. Only tensors are involved, so that a CUDA graph can capture the sampling. The parameters of a step are four
+    rows of the storage that transformers provides: floats, stored in the bits of integers.
     """
 
     def __init__(self) -> None:
@@ -49,7 +50,7 @@ class Sampling(ContinuousBatchingLogitsProcessorList):
         """Accept the arguments that `TransformersEngine` passes."""
 
     def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
-        """Use greedy decoding in rows without a request."""
+        """Use greedy decoding in slots of the batch without a request."""
         int32_tensor[:4] = _float_bits([[1.0], [1.0], [1.0], [0.0]]).to(int32_tensor.device)
 
     def prepare_tensor_args(self, requests_in_batch: list[FutureRequestState], arg_storage: torch.Tensor) -> torch.Tensor:
@@ -65,7 +66,7 @@ class Sampling(ContinuousBatchingLogitsProcessorList):
         return arg_storage
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, logits_processor_args: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
-        """Sample a token for each row of logits, shape (requests, vocabulary). Returns the logits unchanged."""
+        """Sample a token for each row of logits, shape (requests, vocabulary), for `write_sampled`. Returns the logits unchanged."""
         temperature, top_k, top_p, uniform = logits_processor_args[:4, : len(scores), None].view(torch.float32)
         logprobs = scores.log_softmax(-1)
         weights, order = (logprobs / temperature).softmax(-1).sort(descending=True, stable=True)
@@ -173,10 +174,10 @@ class TransformersEngine:
         outputs: asyncio.Queue[GenerationOutput] = asyncio.Queue()
         id, yielded, output = str(next(self._ids)), 0, None
         self._manager.register_result_handler(id, outputs.put_nowait)
-        sampling = {"params": params, "generator": np.random.default_rng(params.seed)}
+        sampling_kwargs = {"params": params, "generator": np.random.default_rng(params.seed)}
         eos = sorted(self.limits.eos)
         try:
-            if not self._manager.add_request(ids, id, params.length, streaming=True, eos_token_id=eos, **sampling):
+            if not self._manager.add_request(ids, id, params.length, streaming=True, eos_token_id=eos, **sampling_kwargs):
                 raise EngineStopped(STOPPED)
             while output is None or not output.is_finished():
                 output = await self._next_output(outputs)

@@ -1,6 +1,6 @@
 """Log-probabilities of given tokens, computed by transformers.
 
-They need a second copy of the model, because the first one's attention is set up for continuous batching.
+They need a second copy of the model, because the attention of the engine's copy is set up for continuous batching.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ CHUNK_TOKENS = 256
 
 
 class LogprobModel:
-    """The model in fp32, loaded for the first text. It computes one chunk at a time."""
+    """The model in fp32, loaded when the first text is read. Only one chunk is computed at a time, whichever text it belongs to."""
 
     def __init__(self, directory: Path, device: torch.device) -> None:
         self._directory, self._device = directory, device
@@ -67,4 +67,4 @@ class TransformersLogprobReader:
         return logprobs
 
     def close(self) -> None:
-        """See `LogprobReader`."""
+        """Do nothing: the cache is freed with the reader, and a read in progress runs to its end."""

@@ -10,24 +10,27 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
 from models.base import FinishReason
-from serving.api.schemas import AnyInteger, Int64, RequestBody, Seed, StreamFinishReason
+from serving.api.schemas import MAX_STOP_STRINGS, AnyInteger, Int64, RequestBody, Seed, StreamFinishReason
 from serving.problems import Fault, Problem, invalid_field
 
 ModelName = TypeAliasType("ModelName", Literal["bigram", "rnn", "llm"])
 MAX_PROMPTS = 16
+MAX_PROMPT_LENGTH = 20_000
+"""In characters or token ids."""
 MAX_CHOICES = 8
-"""Texts for each prompt."""
-MAX_STOP_STRINGS = 8
+"""The maximum of `n`, the number of texts for each prompt."""
+DEFAULT_MAX_TOKENS = 16
+"""OpenAI's default."""
 
 DONE = "[DONE]"
 """The `data` of the event that ends a stream for OpenAI's clients."""
 
-Text = Annotated[str, Field(min_length=1, max_length=20_000)]
-Ids = Annotated[list[Annotated[int, Field(ge=0), AnyInteger]], Field(min_length=1, max_length=20_000)]
+Text = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_LENGTH)]
+Ids = Annotated[list[Annotated[int, Field(ge=0), AnyInteger]], Field(min_length=1, max_length=MAX_PROMPT_LENGTH)]
 LogProbability = TypeAliasType("LogProbability", float)
 TokenLogprobs = TypeAliasType("TokenLogprobs", dict[str, LogProbability])
 StopString = Annotated[str, Field(min_length=1)]
-Prompt = (
+CompletionPrompt = (
     Text
     | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS)]
     | Ids
@@ -35,10 +38,12 @@ Prompt = (
 )
 
 _UNION_MESSAGES = {
-    "prompt": f"Input should be a non-empty string, a list of token ids (llm only), or a list of up to {MAX_PROMPTS} of either",
+    "prompt": f"Input should be a string of 1 to {MAX_PROMPT_LENGTH:,} characters, "
+    f"a list of 1 to {MAX_PROMPT_LENGTH:,} token ids (llm only), "
+    f"a list of 1 to {MAX_PROMPTS} such strings, or a list of 1 to {MAX_PROMPTS} such lists",
     "stop": f"Input should be a non-empty string or a list of up to {MAX_STOP_STRINGS} such strings",
 }
-"""One message for a field with several types; pydantic reports an error for each type."""
+"""One message for each field that accepts several types; pydantic would report an error for each of the types."""
 
 
 class StreamOptions(BaseModel):
@@ -70,11 +75,11 @@ class CompletionRequest(RequestBody):
     )
 
     model: ModelName = Field(description="The model to use.", examples=["llm"])
-    prompt: Prompt = Field(
+    prompt: CompletionPrompt = Field(
         description="One or more prompts to complete. For the llm, a prompt may also be a list of token ids.", examples=["The"]
     )
     max_tokens: Annotated[int, Field(ge=0, le=1_024), AnyInteger] | None = Field(
-        16, description="Maximum number of new tokens; 0 with `echo` and `logprobs` evaluates the prompt alone."
+        DEFAULT_MAX_TOKENS, description="Maximum number of new tokens; 0 with `echo` and `logprobs` evaluates the prompt alone."
     )
     temperature: float | None = Field(1, ge=0, le=2, description="Sampling temperature; 0 always takes the most probable token.")
     top_p: float | None = Field(1, gt=0, le=1, description="Sample from the most probable tokens whose probabilities add up to this value.")
@@ -83,12 +88,12 @@ class CompletionRequest(RequestBody):
         None, description="Generation stops before the first of these strings."
     )
     seed: Seed | None = Field(
-        None, description="The same seed gives the same text (for the llm, only with TRIGEN_REPRODUCIBLE). Default: random."
+        None, description="The same seed gives the same text (for the llm, only if TRIGEN_REPRODUCIBLE is set). Default: random."
     )
     echo: bool | None = Field(False, description="Put the prompt before each text.")
     logprobs: Annotated[int, Field(ge=0, le=5), AnyInteger] | None = Field(
         None,
-        description="Return the log-probability of each token, with `echo` also those of the prompt, and this many alternatives for each.",
+        description="Return each token's log-probability and this many alternatives; with `echo`, for the prompt's tokens too.",
     )
     stream: bool | None = Field(False, description="Send Server-Sent Events, each with a CompletionChunk, and `[DONE]` at the end.")
     stream_options: StreamOptions | None = Field(None, description="Options of the stream; requires `stream`.")
@@ -103,7 +108,9 @@ class CompletionRequest(RequestBody):
 
     @classmethod
     def problem(cls, error: ValidationError) -> Problem:
-        """Return the response to an invalid body: 404 for an unknown model, as OpenAI has it, else one error for each invalid field."""
+        """Return the problem for an invalid body: 404 for an unknown model, as OpenAI does; if `prompt` or `stop` fits none of its
+        types, one message about that field alone; otherwise every invalid field.
+        """
         for details in error.errors(include_url=False):
             if details["loc"] == ("model",) and isinstance(details["input"], str):
                 return unknown_model(details["input"])
@@ -140,7 +147,7 @@ class CompletionChoice(BaseModel):
     """One generated text."""
 
     index: int = Field(description="The text's index; the texts of the first prompt come first.")
-    text: str = Field(description="The text; with `echo`, the prompt followed by the text.")
+    text: str = Field(description="The generated text; with `echo`, the prompt comes before it.")
     logprobs: Logprobs | None = Field(description="Log-probabilities, if requested.")
     finish_reason: FinishReason = Field(description="`length`: max_tokens was reached; `stop`: the model or a stop string ended the text.")
 
@@ -150,7 +157,7 @@ class Usage(BaseModel):
 
     prompt_tokens: int = Field(description="Number of tokens in the prompts.")
     completion_tokens: int = Field(description="Number of generated tokens, including end-of-text tokens.")
-    total_tokens: int = Field(description="The sum of both.")
+    total_tokens: int = Field(description="Sum of `prompt_tokens` and `completion_tokens`.")
 
 
 class Completion(bentoml.IODescriptor):
@@ -159,8 +166,8 @@ class Completion(bentoml.IODescriptor):
     id: str = Field(description="The completion's id.", examples=["cmpl-0af7651916cd43dd"])
     object: Literal["text_completion"]
     created: Int64 = Field(description="Unix time of the request.", examples=[1_750_000_000])
-    model: ModelName = Field(description="The model that wrote the texts.")
-    system_fingerprint: str = Field(description="The model's tag in the store.", examples=["trigen-llm:tc7d73xigwudqax4"])
+    model: ModelName = Field(description="The model that generated the texts.")
+    system_fingerprint: str = Field(description="The model's tag in BentoML's model store.", examples=["trigen-llm:tc7d73xigwudqax4"])
     choices: list[CompletionChoice] = Field(description="`n` texts for each prompt.")
     usage: Usage = Field(description="Token counts of the request.")
 
@@ -168,7 +175,9 @@ class Completion(bentoml.IODescriptor):
 class OpenAIError(BaseModel):
     """An error in OpenAI's format."""
 
-    message: str = Field(description="The cause and the remedy.", examples=["temperature: Input should be less than or equal to 2"])
+    message: str = Field(
+        description="What went wrong and, where possible, how to fix it.", examples=["temperature: Input should be less than or equal to 2"]
+    )
     type: Literal["invalid_request_error", "rate_limit_error", "server_error"] = Field(description="The error type.")
     param: str | None = Field(description="The invalid field, if any.", examples=["temperature"])
     code: str | None = Field(description="The error code.", examples=["less_than_equal"])
@@ -186,20 +195,21 @@ class ChunkChoice(BaseModel):
 
     index: int = Field(description="The text's index.")
     text: str = Field(description="The next piece of the text.")
-    logprobs: Logprobs | None = Field(description="Log-probabilities of the new tokens, if requested.")
+    logprobs: Logprobs | None = Field(description="Log-probabilities of the tokens in this piece, if requested.")
     finish_reason: StreamFinishReason | None = Field(
-        description="In a text's last piece: as in CompletionChoice, or `cancelled`: the service stopped; `error`: see the chunk's `error`."
+        description="In a text's last piece. `length`, `stop`: as in CompletionChoice; `cancelled`: the service stopped; "
+        "`error`: see the chunk's `error`."
     )
 
 
 class CompletionChunk(BaseModel):
-    """The `data` of one event. Only the last chunk before `[DONE]` has the `usage`; a stream without it was cut off."""
+    """The `data` of one event. Only the last chunk before `[DONE]` has the `usage`; a stream that ends without it was cut off."""
 
     id: str = Field(description="The completion's id.")
     object: Literal["text_completion"]
     created: Int64 = Field(description="Unix time of the request.")
-    model: ModelName = Field(description="The model that writes the texts.")
-    system_fingerprint: str = Field(description="The model's tag in the store.")
+    model: ModelName = Field(description="The model that generates the texts.")
+    system_fingerprint: str = Field(description="The model's tag in BentoML's model store.")
     choices: list[ChunkChoice] = Field(description="Pieces of the texts.")
     usage: Usage | None = Field(description="In the last chunk: token counts of the request.")
     error: OpenAIError | None = Field(None, description="In the last chunk of a stream that failed: the error.")
@@ -211,7 +221,7 @@ class Model(BaseModel):
     id: ModelName = Field(description="The model's name.")
     object: Literal["model"]
     created: Int64 = Field(description="Unix time of the model's registration.")
-    owned_by: str = Field(description="The model's tag in the store.", examples=["trigen-llm:tc7d73xigwudqax4"])
+    owned_by: str = Field(description="The model's tag in BentoML's model store.", examples=["trigen-llm:tc7d73xigwudqax4"])
 
 
 class ModelList(BaseModel):

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from models.base import FinishReason, Logprob, Prompt, PromptLogprobs, SamplingParams, TextModel, Token, UnknownIds
 from models.llm import LLM
 from serving.api.completion_schemas import (
+    DEFAULT_MAX_TOKENS,
     DONE,
     ChunkChoice,
     Completion,
@@ -28,9 +29,6 @@ from serving.problems import invalid_field
 from serving.settings import settings
 from serving.streaming import EventStream, ServiceStopping, stream_problem
 
-DEFAULT_MAX_TOKENS = 16
-"""OpenAI's default."""
-
 
 @dataclass
 class _Text:
@@ -45,7 +43,7 @@ class _Text:
     finish_reason: FinishReason | None = None
 
     def piece(self, item: PromptLogprobs | Token) -> ChunkChoice:
-        """Return the next piece of the text."""
+        """Return `item` as the next piece of the text."""
         text, self.prompt_text = self.prompt_text, ""
         if isinstance(item, PromptLogprobs):
             logprobs = self._logprobs(item.logprobs)
@@ -176,7 +174,7 @@ class _CompletionRun:
 
 
 async def create_completion(model: TextModel, tag: str, request: CompletionRequest) -> Completion | Response:
-    """Complete all prompts of a request concurrently. With a seed, the n-th text uses the n-th seed from there on."""
+    """Complete all prompts of a request concurrently. With a seed, the text at index i uses seed + i."""
     return await _CompletionRun(model, tag, request).respond()
 
 
@@ -213,6 +211,7 @@ def _join(text: _Text, pieces: list[ChunkChoice]) -> CompletionChoice:
     parts = [piece.logprobs for piece in pieces if piece.logprobs]
     logprobs = None
     if parts:
+        # `text.offset` is now the end of the last token; it lies beyond the joined text only if a stop string cut tokens off.
         kept = sum(offset < len(joined) or text.offset <= len(joined) for part in parts for offset in part.text_offset)
         logprobs = Logprobs(
             tokens=[token for part in parts for token in part.tokens][:kept],

@@ -26,7 +26,7 @@ async def continue_text(model: TextModel, tag: str, start_word: str, stream: boo
 async def continue_or_answer(
     model: LLM, tag: str, start_word: str, context: str | None, stream: bool, **sampling: Any
 ) -> GenerateResponse | Response:
-    """Answer a prompt that ends in a question mark, through the question-answering template; continue any other after `context`."""
+    """Answer a prompt that ends in a question mark, using the question-answering template; continue any other, after `context` if given."""
     is_question = start_word.rstrip().endswith("?")
     params = sampling_params(**sampling, stream=stream, greedy_by_default=is_question)
     if is_question:
@@ -45,8 +45,8 @@ async def answer_question(model: LLM, tag: str, question: str, context: str, len
 
 
 async def raise_problems(items: AsyncGenerator[T], prompt_field: str, tag: str) -> AsyncGenerator[T]:
-    """Yield the `items` of a model's stream, and raise the model's errors as `Problem`: 422 for a prompt that is invalid or too long,
-    which names the request's `prompt_field`, and 503 for an engine that has stopped.
+    """Yield the `items` of a model's stream, and raise the model's errors as `Problem`: 503 if the engine has stopped; 422, naming
+    `prompt_field`, if the prompt is too long or contains unknown ids.
     """
     with _problems(prompt_field, tag):
         async with aclosing(items):

@@ -19,9 +19,9 @@ Metadata = TypeAliasType("Metadata", dict[str, Any])
 
 
 class ModelInfo(BaseModel):
-    """How a model was trained, and its metrics. A field that is missing in the model's metadata is null."""
+    """How a model was trained, and its metrics. A field that is missing from the model's metadata is null."""
 
-    tag: str = Field(description="The model's tag in the store.", examples=["trigen-llm:tc7d73xigwudqax4"])
+    tag: str = Field(description="The model's tag in BentoML's model store.", examples=["trigen-llm:tc7d73xigwudqax4"])
     base_model: str | None = Field(None, description="The model that was fine-tuned.")
     dataset: Metadata | None = Field(None, description="The training data.")
     metrics: Metadata | None = Field(None, description="Metrics on held-out data.")
@@ -40,14 +40,14 @@ class Models(BaseModel):
 class Limits(BaseModel):
     """The limits of a request: [minimum, maximum], or the maximum alone."""
 
-    length: Bounds = Field(description="New tokens of a text, in `length`.")
-    start_word_characters: Bounds = Field(description="Characters of a prompt.")
-    question_characters: Bounds = Field(description="Characters of a question.")
-    context_characters: Bounds = Field(description="Characters of a passage.")
-    context_tokens: int = Field(description="The LLM's context: tokens of the prompt and the new text together.")
-    answer_tokens: int = Field(description="Tokens of an answer of `/answer_question`.")
+    length: Bounds = Field(description="Value of `length`: new tokens of one text.")
+    start_word_characters: Bounds = Field(description="Characters in `start_word`.")
+    question_characters: Bounds = Field(description="Characters in `question`.")
+    context_characters: Bounds = Field(description="Characters in the `context` of `/answer_question`.")
+    context_tokens: int = Field(description="The LLM's context length: tokens of the prompt and of the new text together.")
+    answer_tokens: int = Field(description="Tokens in an answer of `/answer_question`.")
     body_bytes: int = Field(description="Bytes of a request body; a larger one is rejected with 413.")
-    texts: int = Field(description="Texts generated at once; a request beyond is rejected with 429.")
+    texts: int = Field(description="Texts generated at once; a request that would exceed this is rejected with 429.")
     timeout_seconds: int = Field(description="Seconds until a request fails with 504.")
 
 

@@ -15,9 +15,10 @@ from serving.problems import Problem, ProblemDetails, invalid_body
 from serving.settings import settings
 
 CONTEXT_CHARACTERS = 20_000
+MAX_STOP_STRINGS = 8
 AnyInteger = BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)
-"""Accepts 20.0 as an integer, as JSON Schema does and some clients write. It must follow the bounds in an `Annotated`, or pydantic omits
-them from the schema.
+"""Accepts 20.0 for 20: JSON Schema counts it as an integer, and some clients send it. In an `Annotated` it must come after the bounds, or
+pydantic omits them from the schema.
 """
 Int64 = Annotated[int, Field(json_schema_extra={"format": "int64"})]
 """An integer that may exceed 32 bits, the default size in clients generated for other languages."""
@@ -38,16 +39,16 @@ class RequestBody(bentoml.IODescriptor):
         """
         media_type = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
         if media_type != "application/json":
-            raise Problem(415, f"The body must be JSON: send Content-Type: application/json, not {media_type or 'an empty one'}.")
+            raise Problem(415, f"The body must be JSON: Content-Type must be application/json, not {media_type or 'empty'}.")
         limit = settings().max_body_bytes
         body = bytearray()
         try:
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > limit:
-                    raise Problem(413, f"The body exceeds {limit:,} bytes.")
+                    raise Problem(413, f"The body exceeds the limit of {limit:,} bytes.")
         except ClientDisconnect:
-            raise Problem(400, "The client disconnected while it sent the body.") from None
+            raise Problem(400, "The client disconnected while sending the body.") from None
         body_read: asyncio.Event = request.state.body_read
         body_read.set()  # `serving/cancellation.py` may now listen for a disconnect
         try:
@@ -59,7 +60,7 @@ class RequestBody(bentoml.IODescriptor):
 
     @classmethod
     def problem(cls, error: ValidationError) -> Problem:
-        """Return the response to an invalid body."""
+        """Return the problem for an invalid body."""
         return invalid_body(error)
 
     @property
@@ -79,7 +80,8 @@ class GenerateRequest(RequestBody):
         min_length=1, max_length=4_000, examples=["The"], description="The prompt to continue: a word or a longer text."
     )
     length: Annotated[int, Field(ge=1, le=512), AnyInteger] = Field(
-        examples=[20], description="Maximum number of new tokens: words for the bigram and the LSTM, BPE tokens for the LLM."
+        examples=[20],
+        description="Maximum number of new tokens: words and punctuation marks for the bigram and the LSTM, BPE tokens for the LLM.",
     )
     temperature: float | None = Field(
         None,
@@ -95,10 +97,11 @@ class GenerateRequest(RequestBody):
     )
     seed: Seed | None = Field(
         None,
-        description="The same seed gives the same text (for the LLM, only with TRIGEN_REPRODUCIBLE). Default: random; see the response.",
+        description="The same seed gives the same text (for the LLM, only if TRIGEN_REPRODUCIBLE is set). "
+        "Default: random; see the response.",
     )
     stop: list[Annotated[str, Field(min_length=1)]] = Field(
-        default_factory=list, max_length=8, description="Generation stops before the first of these strings."
+        default_factory=list, max_length=MAX_STOP_STRINGS, description="Generation stops before the first of these strings."
     )
     stream: bool = Field(False, description="Send the text as Server-Sent Events while it is generated.")
 
@@ -123,28 +126,29 @@ class GenerateWithLLMRequest(GenerateRequest):
 
 
 class GenerateResponse(bentoml.IODescriptor):
-    """The prompt and its continuation."""
+    """The prompt and its continuation or answer."""
 
-    generated_text: str = Field(description="The prompt followed by the continuation.", examples=["The sea between rocks"])
+    generated_text: str = Field(description="The prompt followed by its continuation or answer.", examples=["The sea between rocks"])
     finish_reason: FinishReason = Field(
         description="`length`: the requested length was reached; `stop`: the model or a stop string ended the text."
     )
-    new_tokens: int = Field(description="Number of generated tokens, including an end-of-text token.", examples=[4])
-    seed: Int64 = Field(description="The seed that reproduces this text (for the LLM, only with TRIGEN_REPRODUCIBLE).", examples=[7])
-    model: str = Field(description="The model's tag in the store.", examples=["trigen-llm:tc7d73xigwudqax4"])
+    new_tokens: int = Field(description="Number of generated tokens, including the end-of-text token, if any.", examples=[4])
+    seed: Int64 = Field(description="The seed that reproduces this text (for the LLM, only if TRIGEN_REPRODUCIBLE is set).", examples=[7])
+    model: str = Field(description="The model's tag in BentoML's model store.", examples=["trigen-llm:tc7d73xigwudqax4"])
 
 
 class GenerateEvent(BaseModel):
-    """The `data` of one event: a piece of text. Only the last event has a `finish_reason`; a stream without one was cut off."""
+    """The `data` of one event: a piece of text. Only the last event has a `finish_reason`; a stream that ends without it was cut off."""
 
     text: str = Field(description="The next piece of the text.")
     finish_reason: StreamFinishReason | None = Field(
         None,
-        description="In the last event: as in GenerateResponse, or `cancelled`: the service stopped; `error`: see `problem`.",
+        description="In the last event. `length`, `stop`: as in GenerateResponse; `cancelled`: the service stopped; "
+        "`error`: see `problem`.",
     )
     new_tokens: int | None = Field(None, description="In the last event: the number of generated tokens.")
-    seed: Int64 | None = Field(None, description="In the last event: the seed that reproduces this text.")
-    model: str | None = Field(None, description="In the last event: the model's tag in the store.")
+    seed: Int64 | None = Field(None, description="In the last event: the seed, as in GenerateResponse.")
+    model: str | None = Field(None, description="In the last event: the model's tag in BentoML's model store.")
     problem: ProblemDetails | None = Field(None, description="In the last event of a stream that failed: the error.")
 
 
@@ -174,7 +178,7 @@ class AnswerResponse(bentoml.IODescriptor):
         description="Offset of the answer's first character in the context; null if the context does not contain the answer."
     )
     end: int | None = Field(description="Offset after the answer's last character; null if the context does not contain the answer.")
-    model: str = Field(description="The model's tag in the store.", examples=["trigen-llm:tc7d73xigwudqax4"])
+    model: str = Field(description="The model's tag in BentoML's model store.", examples=["trigen-llm:tc7d73xigwudqax4"])
 
 
 def sampling_params(

@@ -15,7 +15,7 @@ from training.run import read_config, read_metrics
 
 
 def main() -> None:
-    """See the module's docstring."""
+    """Measure the run's models, write the report, and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", nargs="?", type=Path, default=Path("runs/latest"))
     directory = parser.parse_args().directory

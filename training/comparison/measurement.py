@@ -1,9 +1,9 @@
 """Measure every model of a run on the same text: bits per byte, size, training time, and speed on this machine.
 
 Each model predicts the same held-out contexts from their beginning, cut to the length of the LLM's training sequences. Bits per UTF-8
-byte compare any two models (Gao et al. 2020, arXiv:2101.00027, section 3.1); perplexity per word divides the same bits by the number of
-words. A word outside a vocabulary also costs its spelling (`models/spelling.py`); the end of a text costs nothing. The samples and the
-times come from the engine that serves.
+byte compare any two models (Gao et al. 2020, arXiv:2101.00027, section 3.1); perplexity per word spreads the same bits over the words:
+2^(bits / words). A word outside a vocabulary also costs its spelling (`models/spelling.py`); the end of a text costs nothing. The samples
+and the times come from the engine that serves.
 """
 
 import asyncio
@@ -41,9 +41,9 @@ class Measurement:
     parameters: int
     """The number of learned values: weights, or counts above zero."""
     artifact_bytes: int | None
-    """None if the model is not an artifact of this run."""
+    """None for the unigram, which has no artifact of its own."""
     training_seconds: float | None
-    """None if the model was not trained in this run."""
+    """None for the unigram and the base LLM, which this run does not train."""
     tokens_per_second: float
     """Speed of one request at a time: words for the word models, BPE tokens for the LLM."""
     latency_seconds: float
@@ -53,7 +53,7 @@ class Measurement:
 
 
 def compare(config: Config, splits: Splits, metrics: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Measure the models that `metrics` names, and next to the bigram and the LLM the simpler models that they improve on."""
+    """Measure the models in `metrics`, the unigram along with the bigram, and the base LLM along with the fine-tuned one."""
     texts = contexts(draw(splits.test, None, config.seed))
     base = load_base(config.base_model, config.max_length, 0.0) if "llm" in metrics else None
     texts = excerpts(texts, base[1], config.max_length) if base else texts[:CONTEXTS]
@@ -78,7 +78,7 @@ def compare(config: Config, splits: Splits, metrics: dict[str, dict[str, Any]]) 
         "words": sum(len(tokenize(text)) for text in texts),
         "prompts": list(PROMPTS),
         "seed": config.seed,
-        "machine": choose_device()[2],
+        "machine": choose_device().description,
         "models": {name: asdict(measured) for name, measured in models.items()},
     }
 
@@ -96,14 +96,14 @@ def _measure(
     model: TextModel, metrics: dict[str, Any], artifact: Path | None, parameters: int, seconds: float | None, seed: int
 ) -> Measurement:
     size = None
-    if artifact is not None:  # without an earlier comparison's report
+    if artifact is not None:  # leave out the report of an earlier comparison
         size = sum(path.stat().st_size for path in artifact.rglob("*") if path.is_file() and path.parent.name != "comparison")
     generated = asyncio.run(_generate(model, seed))
     return Measurement(**metrics, parameters=parameters, artifact_bytes=size, training_seconds=seconds, **generated)
 
 
 async def _generate(model: TextModel, seed: int) -> dict[str, Any]:
-    """Return samples, and the speed of requests that follow one another. The samples warm the model up."""
+    """Return samples, which also warm the model up, and the speed of requests sent one after the other."""
     params = SamplingParams(SAMPLE_TOKENS, seed=seed)
     samples = ["".join([token.text async for token in model.stream(prompt, params)]) for prompt in PROMPTS]
     times, tokens = [], 0

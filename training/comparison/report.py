@@ -24,10 +24,10 @@ def write_comparison_report(run: Path, comparison: dict[str, Any], metrics: dict
     directory.mkdir(parents=True)
     (directory / "comparison.json").write_text(json.dumps(comparison, indent=2) + "\n", encoding="utf-8")
     models = comparison["models"]
-    _plot(directory, models)
+    _plot_models(directory, models)
     curve = metrics.get("rnn", {}).get("curve", [])
     if len(curve) > 1:
-        _plot_curve(directory, curve)
+        _plot_lstm_curve(directory, curve)
     (directory / "comparison.md").write_text(
         "\n\n".join(
             [
@@ -40,7 +40,7 @@ def write_comparison_report(run: Path, comparison: dict[str, Any], metrics: dict
                 "![Bits per byte](bits_per_byte.png)",
                 "![Bits per byte and speed](speed.png)",
                 _ordering(models),
-                *([_lstm(metrics["rnn"])] if curve else []),
+                *([_lstm_advice(metrics["rnn"])] if curve else []),
                 *(["![The LSTM's epochs](lstm.png)"] if len(curve) > 1 else []),
                 _samples(comparison),
             ]
@@ -91,7 +91,7 @@ def _ordering(models: dict[str, dict[str, Any]]) -> str:
     return text.strip()
 
 
-def _lstm(metrics: dict[str, Any]) -> str:
+def _lstm_advice(metrics: dict[str, Any]) -> str:
     """Say what would make the LSTM better."""
     curve = metrics["curve"]
     last, best = curve[-1], min(curve, key=lambda epoch: epoch["held_out"])
@@ -112,7 +112,8 @@ def _lstm(metrics: dict[str, Any]) -> str:
     else:
         text += (
             f"The held-out loss was still falling at the end, but the training loss is much lower ({last['train']:.2f} nats per word "
-            f"against {last['held_out']:.2f}): more minutes help less and less; more text, or more dropout with more minutes, helps."
+            f"against {last['held_out']:.2f}): more minutes help less and less. More text would help, or more dropout "
+            "together with more minutes."
         )
     return text
 
@@ -125,7 +126,7 @@ def _samples(comparison: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _plot(directory: Path, models: dict[str, dict[str, Any]]) -> None:
+def _plot_models(directory: Path, models: dict[str, dict[str, Any]]) -> None:
     names = [LABELS[name] for name in models]
     bits = [m["bits_per_byte"] for m in models.values()]
     figure, axes = plt.subplots(figsize=(7, 0.6 + 0.45 * len(names)), layout="constrained")
@@ -146,7 +147,7 @@ def _plot(directory: Path, models: dict[str, dict[str, Any]]) -> None:
     save_figure(figure, axes, "The price of better predictions", "tokens/s, one request at a time", directory / "speed.png")
 
 
-def _plot_curve(directory: Path, curve: list[dict[str, float]]) -> None:
+def _plot_lstm_curve(directory: Path, curve: list[dict[str, float]]) -> None:
     figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
     for name, label in (("train", "training text"), ("held_out", "held-out text")):
         axes.plot([epoch["words"] / 1e6 for epoch in curve], [epoch[name] for epoch in curve], marker="o", label=label)

@@ -69,7 +69,7 @@ def collate(rows: Sequence[dict[str, Any]]) -> Batch:
 
 
 class StepSampler:
-    """Groups sequences into optimizer steps of similar length, up to `batch_tokens` tokens each, padding included.
+    """Groups sequences of similar length into optimizer steps of up to `batch_tokens` tokens, padding included.
 
     The order depends on the seed and the epoch only, not on the number of processes: shuffle the sequences, sort each
     pool of 1,024 by length, cut the pools into steps, shuffle the steps.
@@ -82,7 +82,7 @@ class StepSampler:
         self.batch_tokens, self.seed = batch_tokens, seed
 
     def count(self, epochs: int) -> int:
-        """Return the number of steps in the first `epochs` epochs. It differs from epoch to epoch."""
+        """Return the number of steps in the first `epochs` epochs. Epochs differ in their number of steps."""
         return sum(len(self.steps(epoch)) for epoch in range(epochs))
 
     def steps(self, epoch: int) -> list[list[int]]:

@@ -33,7 +33,7 @@ class EncodingConfig:
     order: PromptOrder = "context-first"
     share_context: bool = True
     max_length: int = 384
-    """The maximum length of a sequence in tokens. A question that is longer by itself is left out."""
+    """The maximum length of a sequence in tokens. A question that exceeds it even alone is left out."""
     prompt_weight: float = 0.0
     """Loss weight of the prompt's tokens. The answer's tokens have weight 1."""
     text_share: float = 0.0

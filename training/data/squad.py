@@ -32,14 +32,14 @@ class Row(TypedDict):
 
 @dataclass(frozen=True)
 class Splits:
-    """The training and test questions of a data set. No context is in both."""
+    """The training and test questions of a data set. If `load_splits` holds the test questions out itself, no context is in both."""
 
     train: Dataset
     test: Dataset
 
     @functools.cached_property
     def description(self) -> dict[str, Any]:
-        """A fingerprint of the content and the row counts, for the models' metadata. The first access reads all rows."""
+        """The row counts and a fingerprint of the content, for the models' metadata. The first access reads all rows."""
         digest = hashlib.sha256()
         for split in (self.train, self.test):
             for batch in split.select_columns(sorted(COLUMNS)).iter(1000):

@@ -78,12 +78,12 @@ def _match(answer: Answer, references: list[str]) -> dict[str, float]:
     return {name: float(value) for name, value in squad({"id": "", "prediction_text": answer.answer}, target).items()}
 
 
-def f1_cost(candidate: Sequence[dict[str, float]], reference: Sequence[dict[str, float]]) -> tuple[float, float]:
-    """Return how many points of F1 the candidate loses against the reference, and the standard error of that difference.
+def f1_cost(candidate: Sequence[dict[str, float]], baseline: Sequence[dict[str, float]]) -> tuple[float, float]:
+    """Return how many points of F1 the candidate loses against the baseline, and the standard error of that difference.
 
     Both arguments hold the EM and F1 of the same questions in the same order.
     """
-    costs = [theirs["f1"] - ours["f1"] for ours, theirs in zip(candidate, reference, strict=True)]
+    costs = [b["f1"] - c["f1"] for c, b in zip(candidate, baseline, strict=True)]
     return statistics.fmean(costs), statistics.pstdev(costs) / math.sqrt(len(costs))
 
 

@@ -27,7 +27,7 @@ CONTEXTS = 100
 def excerpts(contexts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[str]:
     """Return the first `CONTEXTS` texts, truncated so that an LLM can read each one whole.
 
-    A text and a document's start before it fit into `max_length` tokens. All models are measured on the same excerpts.
+    Each fits into `max_length` tokens together with a document-start token. All models are measured on the same excerpts.
     """
     texts = []
     for text in contexts[:CONTEXTS]:
@@ -39,10 +39,9 @@ def excerpts(contexts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_le
 
 @torch.no_grad()
 def bits_per_byte(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], autocast: bool) -> float:
-    """Return the bits per byte of `texts`, each after a document's start.
+    """Return the bits per byte of `texts`, each read after a document-start token.
 
-    If the tokenizer has no such token, the first token of each text is not charged. (Word models always pay for their first
-    word.)
+    If the tokenizer has none, the first token of each text is not charged. (Word models always pay for their first word.)
     """
     device = next(model.parameters()).device
     start = document_start(tokenizer)

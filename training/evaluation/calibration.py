@@ -27,7 +27,7 @@ def calibration_error(bins: list[dict[str, float]]) -> float:
 
 
 def plot_reliability(directory: Path, bins: list[dict[str, float]]) -> dict[str, str]:
-    """Draw the share of exact answers by score into `reliability.png`. Returns the figure's title by file name."""
+    """Draw the share of exact answers by score into `reliability.png`. Returns the plot's title, keyed by its file name without `.png`."""
     figure, axes = plt.subplots(figsize=(4.2, 4.2), layout="constrained")
     axes.plot([0, 1], [0, 1], color="grey", linestyle="--", label="perfect calibration")
     axes.plot([part["score"] for part in bins], [part["correct"] for part in bins], marker="o", label="answers, a tenth each")

@@ -1,7 +1,7 @@
 """Convert a Hugging Face directory to the stateful OpenVINO IR that openvino-genai's continuous batching runs.
 
-The traced graph takes the key-value cache as plain tensors and returns it. A gather by `beam_idx` reorders it. Then it becomes state,
-with an initial value of the batch's size, which continuous batching requires.
+The traced graph takes the key-value cache as plain inputs and returns it as plain outputs. A gather by `beam_idx` is put in to reorder
+the cache's rows, and then the cache becomes state. Its initial value has the batch's size, as continuous batching requires.
 """
 
 import shutil
@@ -45,10 +45,10 @@ class _ForwardPass(torch.nn.Module):
 
 
 def export_openvino(source: Path, target: Path, weights: Weights = "int8") -> None:
-    """Write the IR of the model in `source` as `target/openvino_model.xml`, with the two configurations that openvino-genai reads.
+    """Write the IR of the model in `source` as `target/openvino_model.xml`, with the two JSON files that openvino-genai reads.
 
-    int8 weights are asymmetric, per output channel. fp16 weights are the model's, rounded. int4 (in groups of 64, with the head in int8)
-    and fp32 are for comparison.
+    int8 weights are asymmetric, per output channel. fp16 weights are the model's own, rounded. int4 (in groups of 64, with the head in
+    int8) and fp32 are for comparison.
     """
     target.mkdir(parents=True, exist_ok=True)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
@@ -63,20 +63,20 @@ def export_openvino(source: Path, target: Path, weights: Weights = "int8") -> No
 
 
 def _cache_shape(config: PretrainedConfig) -> tuple[int, int, int]:
-    """Return the number of layers, of key-value heads, and the size of a head."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    """Return the number of layers, the number of key-value heads, and the size of a head."""
+    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return config.num_hidden_layers, heads, head_size
+    return config.num_hidden_layers, kv_heads, head_size
 
 
 def _trace(model: PreTrainedModel) -> ov.Model:
-    layers, heads, head_size = _cache_shape(model.config)
+    layers, kv_heads, head_size = _cache_shape(model.config)
     batch, new, past = 2, 3, 5  # distinct, so that tracing does not confuse one size with another
     example = (
         torch.ones(batch, new, dtype=torch.long),
         torch.ones(batch, past + new, dtype=torch.long),
         torch.arange(past, past + new).expand(batch, new).contiguous(),
-        *(torch.randn(batch, heads, past, head_size) for _ in range(2 * layers)),
+        *(torch.randn(batch, kv_heads, past, head_size) for _ in range(2 * layers)),
     )
     verbosity = logging.get_verbosity()
     # The tracer reads every property of the model. Deprecated ones warn through transformers' logging and as FutureWarning.
@@ -84,22 +84,23 @@ def _trace(model: PreTrainedModel) -> ov.Model:
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", torch.jit._trace.TracerWarning)  # the mask's branches do not depend on the sizes
-            warnings.simplefilter("ignore", DeprecationWarning)  # openvino 2026.4 traces with torch.jit
+            warnings.simplefilter("ignore", torch.jit._trace.TracerWarning)  # the branches of the mask's code do not depend on the sizes
+            warnings.simplefilter("ignore", DeprecationWarning)  # openvino 2026.4 traces with torch.jit, which is deprecated
             return ov.convert_model(_ForwardPass(model), example_input=example)
     finally:
         logging.set_verbosity(verbosity)
 
 
 def _stateful(ir: ov.Model, config: PretrainedConfig) -> ov.Model:
-    layers, heads, head_size = _cache_shape(config)
+    """Name the inputs and outputs of `ir`, and turn the cache from inputs and outputs into state. Changes `ir` and returns it."""
+    layers, kv_heads, head_size = _cache_shape(config)
     cache_in = [f"past_key_values.{n}.{part}" for n in range(layers) for part in ("key", "value")]
     cache_out = [f"present.{n}.{part}" for n in range(layers) for part in ("key", "value")]
     for port, name in zip(ir.inputs, ["input_ids", "attention_mask", "position_ids", *cache_in], strict=True):
         port.get_tensor().set_names({name})
         node = port.get_node()
         node.set_friendly_name(name)
-        node.set_partial_shape(ov.PartialShape([-1, heads, -1, head_size] if name in cache_in else [-1, -1]))
+        node.set_partial_shape(ov.PartialShape([-1, kv_heads, -1, head_size] if name in cache_in else [-1, -1]))
     for port, name in zip(ir.outputs, ["logits", *cache_out], strict=True):
         port.get_tensor().set_names({name})
     ir.validate_nodes_and_infer_types()
@@ -116,6 +117,7 @@ def _stateful(ir: ov.Model, config: PretrainedConfig) -> ov.Model:
     ir.validate_nodes_and_infer_types()
     apply_make_stateful_transformation(ir, dict(zip(cache_in, cache_out, strict=True)))
 
+    # The initial cache has as many rows as `input_ids`, and no tokens.
     rows = ops.gather(ops.shape_of(ir.input("input_ids"), output_type="i64"), ops.constant([0]), ops.constant(0))
     for node in ir.get_ops():
         if node.get_type_name() == "ReadValue":

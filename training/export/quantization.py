@@ -1,4 +1,4 @@
-"""Choose the CPU engine's weights: measure for each model how much F1 int8 costs instead of assuming that it costs nothing."""
+"""Choose the CPU engine's weights: measure how much F1 int8 costs each model, instead of assuming that it costs nothing."""
 
 import asyncio
 import shutil
@@ -14,14 +14,14 @@ from training.evaluation.answers import answer_rows, f1_cost
 from training.export.openvino_ir import Weights, export_openvino
 
 MAX_QUESTIONS = 500
-"""The number of questions to compare int8 and 16-bit weights on."""
+"""The maximum number of questions on which int8 and 16-bit weights are compared."""
 
 
 def choose_weights(directory: Path, rows: Dataset, limit: float | None) -> dict[str, Any]:
-    """Replace the int8 weights of an artifact by 16-bit ones if int8 costs too much F1 on `rows`.
+    """Replace the int8 weights of an artifact with 16-bit ones if int8 costs too much F1 on `rows`.
 
-    That is the case if the cost exceeds `limit` points by more than its standard error; with None, never. Prints the result, and returns
-    it: the weights, the cost of int8 in points of F1, and the standard error.
+    Too much is more than `limit` points plus the standard error of the cost; without a limit, int8 is always kept. Prints and returns the
+    result: the chosen weights, the cost of int8 in points of F1, and the standard error.
     """
     rows = rows.select(range(min(MAX_QUESTIONS, len(rows))))
     with tempfile.TemporaryDirectory() as scratch:
@@ -41,13 +41,13 @@ def choose_weights(directory: Path, rows: Dataset, limit: float | None) -> dict[
 
 
 def copy_with_weights(artifact: Path, target: Path, weights: Weights) -> None:
-    """Copy the files of an artifact that the CPU engine reads to `target`, with weights of another precision."""
+    """Copy to `target` what the CPU engine reads of an artifact, with weights of another precision."""
     for file in artifact.glob("*.json"):
         shutil.copy(file, target)
     export_openvino(artifact, target / "openvino", weights)
 
 
 def _matches(directory: Path, rows: Dataset) -> list[dict[str, float]]:
-    """Return EM and F1 of the answers to `rows`."""
+    """Return the EM and F1 of each answer to `rows`."""
     with closing(LLM.load(directory, "openvino")) as llm:
         return asyncio.run(answer_rows(llm, rows, with_context=True))[1]

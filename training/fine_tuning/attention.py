@@ -1,7 +1,8 @@
 """Attention for training: the mask of sequences that share a context, and a kernel that is fast on CPUs.
 
-On a CPU, torch's fused attention reaches a fraction of the matrix rate in bf16, above all in the backward pass. At the lengths of
-questions and answers, plain matrix products with a bf16 softmax are two to three times faster, and the scores they store are small.
+On a CPU, torch's fused attention reaches only a fraction of the speed of bf16 matrix products, above all in the backward pass. At the
+lengths of training sequences, plain matrix products with a bf16 softmax are two to three times faster, and the scores they store are
+small.
 """
 
 import torch
@@ -15,7 +16,8 @@ MATMUL = "trigen_matmul"
 def segment_mask(segments: Tensor) -> Tensor:
     """Return the boolean mask (rows, 1, length, length) for `segments` (rows, length).
 
-    A token attends to itself and to the earlier tokens of its segment; from segments above 0 also to segment 0, which is shared.
+    A token attends to itself and to the earlier tokens of its segment. If its segment is above 0, it also attends to segment 0, which
+    is shared.
     """
     query, key = segments[:, :, None], segments[:, None, :]
     causal = torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool, device=segments.device).tril()
@@ -65,10 +67,11 @@ def choose_attention(model: PreTrainedModel, device: torch.device, bf16: bool) -
     model.set_attn_implementation(MATMUL if bf16 and device.type == "cpu" else "sdpa")
 
 
-def attention_mask(model: PreTrainedModel, segments: Tensor | None) -> Tensor | None:
-    """Return the mask of `segments` for `model`'s attention: boolean for torch's, additive and per head for `matmul_attention`."""
-    if segments is None:
-        return None
+def attention_mask(model: PreTrainedModel, segments: Tensor) -> Tensor:
+    """Return the mask of `segments` for `model`'s attention.
+
+    It is boolean for torch's fused attention, additive and per head for `matmul_attention`.
+    """
     mask = segment_mask(segments)
     if model.config._attn_implementation != MATMUL:
         return mask

@@ -12,7 +12,7 @@ from training.errors import TrainingError, first_line
 def load_base(source: str, max_length: int, dropout: float = 0.0) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal LM in fp32 and its tokenizer from a Hub id or a directory.
 
-    Raises TrainingError if it cannot be loaded, takes fewer than `max_length` tokens, or has no token that ends a text.
+    Raises TrainingError if it cannot be loaded, takes fewer than `max_length` tokens, or has no end-of-text token.
     """
     path = Path(source).expanduser()
     if source.startswith((".", "/", "~")) and not path.is_dir():
@@ -22,7 +22,7 @@ def load_base(source: str, max_length: int, dropout: float = 0.0) -> tuple[PreTr
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    except Exception as error:  # broken files, unknown architectures and an unreachable Hub raise many types
+    except Exception as error:  # of many types: broken files, unknown architectures, an unreachable Hub
         raise TrainingError(
             f"base model {source} cannot be loaded ({first_line(error)}): give --base-model a reachable Hub id or a local directory "
             "of a causal LM, or run --preset quickstart, which needs no Hub"
@@ -31,9 +31,10 @@ def load_base(source: str, max_length: int, dropout: float = 0.0) -> tuple[PreTr
     if positions < max_length:
         raise TrainingError(f"base model {source} takes at most {positions} tokens: lower --max-length")
     if tokenizer.eos_token_id is None:
-        raise TrainingError(f"base model {source}: its tokenizer has no token that ends a text, so it cannot learn to stop")
+        raise TrainingError(f"base model {source}: its tokenizer has no end-of-text token, so the model could not learn to stop")
     _set_dropout(model, dropout)
-    return _with_fused_gelu(model), tokenizer
+    _fuse_gelu(model)
+    return model, tokenizer
 
 
 def supports_shared_context(model: PreTrainedModel) -> bool:
@@ -43,7 +44,7 @@ def supports_shared_context(model: PreTrainedModel) -> bool:
     return model._supports_sdpa and not windowed and "position_ids" in inspect.signature(model.base_model.forward).parameters
 
 
-def _with_fused_gelu(model: PreTrainedModel) -> PreTrainedModel:
+def _fuse_gelu(model: PreTrainedModel) -> None:
     # GPT-2's gelu_new computes the same function as gelu_pytorch_tanh, which is one fused kernel.
     if getattr(model.config, "activation_function", None) == "gelu_new":
         model.config.activation_function = "gelu_pytorch_tanh"
@@ -51,7 +52,6 @@ def _with_fused_gelu(model: PreTrainedModel) -> PreTrainedModel:
             for name, child in module.named_children():
                 if type(child).__name__ == "NewGELUActivation":
                     setattr(module, name, torch.nn.GELU(approximate="tanh"))
-    return model
 
 
 def _set_dropout(model: PreTrainedModel, probability: float) -> None:

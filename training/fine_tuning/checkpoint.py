@@ -1,4 +1,4 @@
-"""Checkpoints of the fine-tuning. Each is written under a temporary name and renamed, so that `step-…` is always complete."""
+"""Checkpoints of the fine-tuning. Each is written under a temporary name and renamed, so that a directory named `step-…` is complete."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def save_checkpoint(directory: Path, accelerator: Accelerator, step: int, state:
     target = directory / f"step-{step:08d}"
     unfinished = directory / f".{target.name}.writing"
     exists = _is_complete(target)
-    accelerator.wait_for_everyone()
+    accelerator.wait_for_everyone()  # all processes have looked before one of them writes
     if exists:
         return
     if accelerator.is_main_process:
@@ -37,7 +37,7 @@ def save_checkpoint(directory: Path, accelerator: Accelerator, step: int, state:
         (unfinished / STATE).write_text(json.dumps({"files": files, "state": state}), encoding="utf-8")
         for path in (*unfinished.iterdir(), unfinished):
             _flush(path)
-        shutil.rmtree(target, ignore_errors=True)
+        shutil.rmtree(target, ignore_errors=True)  # an incomplete one
         unfinished.rename(target)
         _flush(directory)
         _link(directory / "last", target.name)
@@ -47,7 +47,7 @@ def save_checkpoint(directory: Path, accelerator: Accelerator, step: int, state:
 
 
 def newest_checkpoint(directory: Path) -> Path | None:
-    """Return the newest complete checkpoint, if any; warn of each one that was not fully written or has lost a file."""
+    """Return the newest complete checkpoint, if any; warn of each incomplete one that is skipped."""
     for unfinished in directory.glob(".step-*.writing"):
         warnings.warn(f"checkpoint {unfinished} was not fully written and is skipped", stacklevel=2)
     for path in sorted(directory.glob("step-*"), reverse=True):

@@ -33,12 +33,12 @@ from training.progress import progress_bar
 WARM_UP = 0.05
 """Share of the training during which the learning rate rises."""
 Step = tuple[list[int], list[Batch]]
-"""The indices of all sequences of a step, and the batches of it that this process computes."""
+"""The indices of all sequences of a step, and the micro-batches of it that this process computes."""
 BAR = "{desc} {percentage:3.0f}%|{bar}| {remaining} left{postfix}"
 
 
 class SupervisedLoss(torch.nn.Module):
-    """A causal LM with the sum of its weighted cross-entropy over the supervised tokens.
+    """A causal LM whose output is its weighted cross-entropy, summed over the supervised tokens.
 
     Those are a few percent of SQuAD's tokens, and the head is a third of GPT-2's work, so only their hidden states reach the head.
     """
@@ -49,10 +49,10 @@ class SupervisedLoss(torch.nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return the sum of weight × nats over the batch's supervised tokens, a float32 scalar."""
-        segmented = {}
+        segment_inputs = {}
         if batch.segments is not None:
-            segmented = {"position_ids": batch.position_ids, "attention_mask": attention_mask(self.model, batch.segments)}
-        hidden = self.model.base_model(input_ids=batch.input_ids, use_cache=False, **segmented).last_hidden_state
+            segment_inputs = {"position_ids": batch.position_ids, "attention_mask": attention_mask(self.model, batch.segments)}
+        hidden = self.model.base_model(input_ids=batch.input_ids, use_cache=False, **segment_inputs).last_hidden_state
         logits = self.model.get_output_embeddings()(hidden.flatten(0, 1)[batch.predictors])
         return (cross_entropy(logits.float(), batch.targets, reduction="none") * batch.weights).sum()
 
@@ -83,8 +83,8 @@ class Progress:
     validations: int = 0
     """Validations done."""
     marks: int = 0
-    """Validation marks passed. `config.validations` marks divide the training evenly; a long step may pass several, which one
-    validation covers."""
+    """Validation marks passed. `config.validations` marks divide the training evenly. A long step may pass several; one validation
+    then covers them all."""
     best: dict[str, Any] = field(default_factory=dict)
     """Metrics of the best validation so far; empty before the first."""
     stale: int = 0
@@ -95,6 +95,10 @@ class Progress:
         """Tokens per second of training, without padding."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
+    def is_improved_by(self, metrics: dict[str, Any]) -> bool:
+        """Whether a validation's metrics are better than the best so far."""
+        return bool(metrics["f1"] > self.best.get("f1", -1.0))
+
     def summary(self) -> dict[str, Any]:
         """Return the values that belong in the model's metrics."""
         names = ("steps", "rows", "tokens", "seconds", "loss")
@@ -104,8 +108,8 @@ class Progress:
 class FineTuner:
     """Trains `model` in place for `config.epochs`, `config.max_steps` or `seconds`, whichever ends first.
 
-    The learning rate follows whichever is further. The main process calls `validate` up to `config.validations` times, evenly spread;
-    `validate` returns metrics, `f1` among them.
+    The learning rate follows steps or time, whichever is further along. The main process calls `validate` up to `config.validations`
+    times, evenly spread; `validate` returns metrics, `f1` among them.
     """
 
     def __init__(
@@ -156,7 +160,7 @@ class FineTuner:
                 with interruption.deferred():
                     self._train_until_validation(steps, bar, interruption)
                     self.save()
-                if not self._needs_validation:
+                if not self._needs_validation:  # so the training is finished; a signal would have raised
                     return self.progress
                 self._validate()
 
@@ -199,7 +203,7 @@ class FineTuner:
                 self.save()
 
     def _load_steps(self) -> Iterator[Step]:
-        """Yield the steps from `progress` on."""
+        """Yield the steps from `progress` on, one epoch after the other, without end."""
         accelerator, progress = self.accelerator, self.progress
         batch_sampler = MicroBatchSampler(self.sampler, self.config.micro_tokens, accelerator.process_index, accelerator.num_processes)
         # A DataLoader draws a seed for each new iterator, and a resumed run creates one iterator more. With a generator of its own,
@@ -216,13 +220,14 @@ class FineTuner:
     def _take_step(self, step: list[int], batches: list[Batch], interruption: Interruption) -> int:
         """Take one optimizer step and log it. Return the signal that any process has received, or 0."""
         started, accelerator, progress = time.perf_counter(), self.accelerator, self.progress
+        # The rate is zero at 0 and at 1. Counting from 1 to max_steps of max_steps + 1, no step gets a rate of zero.
         rate = learning_rate(self.config.learning_rate, max(self.fraction_done, (progress.steps + 1) / (self.max_steps + 1)))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        weight, local_loss = float(self.weights[step].sum()), 0.0
+        total_weight, local_loss = float(self.weights[step].sum()), 0.0
         for batch in batches:
             with nullcontext() if batch is batches[-1] else accelerator.no_sync(self.objective):
-                loss = self.objective(batch.to(accelerator.device)) / weight
+                loss = self.objective(batch.to(accelerator.device)) / total_weight
                 local_loss += loss.item()
                 accelerator.backward(loss * accelerator.num_processes)  # DistributedDataParallel averages the gradients; we want their sum
         norm = accelerator.clip_grad_norm_(self.objective.parameters(), 1.0)
@@ -244,12 +249,12 @@ class FineTuner:
         return int(signal_number)
 
     def _validate(self) -> None:
-        """Validate in the main process, and record the result in all of them."""
+        """Validate in the main process, and record the result in every process."""
         progress = self.progress
         results = [self.validate(progress) if self.accelerator.is_main_process else None]
         metrics = broadcast_object_list(results)[0]
         progress.validations, progress.marks = progress.validations + 1, self._marks_reached
-        if metrics["f1"] > progress.best.get("f1", -1.0):
+        if progress.is_improved_by(metrics):
             progress.best, progress.stale = metrics, 0
         else:
             progress.stale += 1

@@ -1,4 +1,4 @@
-"""The metrics that a fine-tuning logs on its way: `metrics.jsonl`, and TensorBoard's curves."""
+"""The metrics that are logged during fine-tuning: `metrics.jsonl`, and TensorBoard's curves."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 
 class MetricsLog:
-    """Logs to `metrics.jsonl` and `tensorboard/` in `directory`. Only the main process writes."""
+    """Logs to `metrics.jsonl` and `tensorboard/` in `directory`. Only the main process should have `writes` set."""
 
     def __init__(self, directory: Path, writes: bool = True) -> None:
         self.path, self.writes = directory / "metrics.jsonl", writes
@@ -22,7 +22,7 @@ class MetricsLog:
             return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, "step": step} | values, ensure_ascii=False) + "\n")
-        if self._writer is None:  # purge_step hides what an interrupted run wrote after this step
+        if self._writer is None:  # purge_step hides what an interrupted run wrote from this step on
             self._writer = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=step)
         for name, value in values.items():
             if isinstance(value, int | float):
@@ -38,7 +38,7 @@ class MetricsLog:
         return [line for line in lines if line["kind"] == kind]
 
     def truncate(self, steps: int, validations: int) -> None:
-        """Remove everything logged after the checkpoint at `steps` and `validations`: a resumed run logs it again."""
+        """Remove everything logged after `steps` steps and `validations` validations: a run resumed there logs it again."""
         if not self.writes or not self.path.exists():
             return
         kept, validations_seen = [], 0

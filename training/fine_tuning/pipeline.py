@@ -1,6 +1,5 @@
-"""The fine-tuning from start to finish, a base model and a data set in, an artifact out: read `fine_tune` first."""
+"""Fine-tuning from start to finish: a base model and a data set in, an artifact out. Read `fine_tune` first."""
 
-import dataclasses
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,20 +29,20 @@ from training.run import FINE_TUNING, effective_settings
 
 SAMPLE_ANSWERS = 5
 """The number of questions whose answers each validation prints, always the same ones."""
-WITHOUT_CONTEXT = 200
+QUESTIONS_WITHOUT_CONTEXT = 200
 """The number of test questions that are also asked without their context."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """The rows of a fine-tuning, split by their use."""
+    """The rows that a fine-tuning uses, and the texts that bits per byte are measured on."""
 
     train: Dataset
     validation: Dataset
     """Held out of the training data; empty without validations."""
     test: Dataset
     texts: list[str]
-    """Held-out contexts, on which bits per byte are measured."""
+    """Excerpts of test contexts."""
 
 
 def fine_tune(
@@ -57,17 +56,17 @@ def fine_tune(
 ) -> dict[str, Any]:
     """Fine-tune the base model, write the artifact with its report into `directory`, and return the metrics on test questions.
 
-    The metrics are those of the engine that serves on this machine: int8 or fp16 weights on a CPU, bf16 on a GPU. Every process must
+    The answers come from the engine that serves on this machine: with int8 or fp16 weights on a CPU, bf16 on a GPU. Every process must
     call this; all but the main one get an empty dict.
     """
     model, tokenizer = base
-    work = config.output_dir / FINE_TUNING
+    work = config.output_dir / FINE_TUNING  # checkpoints, the best artifact so far, curves, report
     data = split_data(splits, tokenizer, config)
     with accelerator.main_process_first():  # the others then read the cache that the main process has written
         sequences = encode(data.train, tokenizer, encoding_config(config, supports_shared_context(model)))
     log = MetricsLog(work, accelerator.is_main_process)
     torch.manual_seed(config.seed + accelerator.process_index)
-    if accelerator.is_main_process and not log.read("base"):
+    if accelerator.is_main_process and not log.read("base"):  # a resumed run has measured it already
         model.to(accelerator.device)
         base_bits_per_byte = bits_per_byte(model, tokenizer, data.texts, accelerator.mixed_precision == "bf16")
         log.log("base", 0, bits_per_byte=base_bits_per_byte)
@@ -101,12 +100,12 @@ def fine_tune(
 
 
 def split_data(splits: Splits, tokenizer: PreTrainedTokenizerBase, config: Config) -> Data:
-    """Hold validation questions out of the training data, and limit the numbers of questions to the configured ones."""
+    """Hold validation questions out of the training data, and cut training and test data to the configured numbers of questions."""
     train, validation = splits.train, splits.train.select([])
     if config.validations:
         validation, train = split_contexts(train, min(config.validation_examples, len(train) // 10), config.seed)
         if not len(train):
-            raise TrainingError("the training data has one context, which the validation takes: give --validations 0")
+            raise TrainingError("the training data has a single context, and the validation would take it: give --validations 0")
     if config.max_train_examples:
         train, _ = split_contexts(train, config.max_train_examples, config.seed)
     test = draw(splits.test, config.eval_examples, config.seed)
@@ -116,9 +115,15 @@ def split_data(splits: Splits, tokenizer: PreTrainedTokenizerBase, config: Confi
 
 def encoding_config(config: Config, can_share_context: bool = True) -> EncodingConfig:
     """Return the encoding that `config` describes, without shared contexts if the model does not support them."""
-    names = [field.name for field in dataclasses.fields(EncodingConfig) if field.name not in ("order", "share_context")]
-    values = {name: getattr(config, name) for name in names}
-    return EncodingConfig(order=config.prompt, share_context=config.share_context and can_share_context, **values)
+    return EncodingConfig(
+        order=config.prompt,
+        share_context=config.share_context and can_share_context,
+        max_length=config.max_length,
+        prompt_weight=config.prompt_weight,
+        text_share=config.text_share,
+        text_weight=config.text_weight,
+        context_free_share=config.context_free_share,
+    )
 
 
 def resume_from_newest_checkpoint(tuner: FineTuner, checkpoints: Path) -> None:
@@ -150,7 +155,7 @@ def validate_candidate(
         metrics = evaluate(llm, rows) | {"answers": sample_answers(llm, _first(rows, SAMPLE_ANSWERS))}
     log.log("validation", progress.steps, **metrics)
     _print_validation(progress, metrics)
-    if metrics["f1"] > progress.best.get("f1", -1.0):
+    if progress.is_improved_by(metrics):
         shutil.rmtree(best, ignore_errors=True)
         candidate.rename(best)
     return {"step": progress.steps, "exact_match": metrics["exact_match"], "f1": metrics["f1"]}
@@ -171,7 +176,7 @@ def evaluate_artifact(directory: Path, test: Dataset) -> dict[str, Any]:
     """Evaluate the artifact on test questions, with and without their contexts, through the engine that serves it here."""
     with open_artifact(directory) as llm:
         metrics = {"engine": type(llm.engine).__name__} | evaluate(llm, test)
-        metrics["without_context"] = evaluate(llm, _first(test, WITHOUT_CONTEXT), with_context=False)
+        metrics["without_context"] = evaluate(llm, _first(test, QUESTIONS_WITHOUT_CONTEXT), with_context=False)
     return metrics
 
 

@@ -1,4 +1,4 @@
-"""Write the report of a fine-tuning: a Markdown page with plots, next to the checkpoints and in the model's artifact."""
+"""Write the report of a fine-tuning: a Markdown page with plots, which is kept next to the checkpoints and in the artifact."""
 
 from pathlib import Path
 from typing import Any

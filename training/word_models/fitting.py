@@ -12,7 +12,7 @@ from training.word_models.lstm import fit_lstm
 RNN_SHARE = 0.15
 """The LSTM's share of the training time if the LLM is trained too. The LLM gets the time that the LSTM does not use."""
 RNN_EPOCHS = 40
-"""The LSTM's maximum number of epochs. It stops early and keeps the best one."""
+"""The LSTM's maximum number of epochs. Training may stop earlier, and the best epoch's weights are kept."""
 
 
 def fit_bigram(train: list[str], test: list[str], directory: Path) -> dict[str, Any]:
@@ -26,5 +26,5 @@ def fit_bigram(train: list[str], test: list[str], directory: Path) -> dict[str, 
 
 def fit_rnn(train: list[str], test: list[str], directory: Path, seconds: float | None, seed: int) -> dict[str, Any]:
     """Fit the LSTM on `train` within `seconds` and save it. Returns the metrics of the saved model on `test`."""
-    fit = fit_lstm(train, directory, epochs=RNN_EPOCHS, seconds=seconds, seed=seed)
-    return word_model_metrics(LSTM.load(directory), test) | fit
+    statistics = fit_lstm(train, directory, epochs=RNN_EPOCHS, seconds=seconds, seed=seed)
+    return word_model_metrics(LSTM.load(directory), test) | statistics

@@ -1,8 +1,8 @@
 """Fit the LSTM language model with torch. `models/rnn.py` runs it, and explains how its words are embedded.
 
 After Merity et al. 2017 (Regularizing and Optimizing LSTM Language Models, https://arxiv.org/abs/1708.02182): tied
-embeddings, locked dropout, truncated back-propagation through contiguous text. Unlike there, the optimizer is AdamW instead
-of averaged SGD, and its learning rate falls linearly over the epochs or the minutes.
+embeddings, locked dropout, truncated back-propagation through contiguous text. The optimizer, however, is AdamW, not
+averaged SGD, and its learning rate falls linearly over the epochs or the minutes.
 """
 
 import copy
@@ -33,7 +33,7 @@ class LSTMConfig:
     cutoffs: tuple[int, ...] = (2_000, 10_000)
     """The first id of each band of rarer words. The words below the first cutoff are the shortlist."""
     narrowing: int = 2
-    """The word vectors of each band are this many times narrower than those before."""
+    """The word vectors of each band are this many times narrower than those of the more frequent words before it."""
     streams: int = 32
     """The batch size: the number of places at which the text is read in parallel."""
     window: int = 32
@@ -100,7 +100,7 @@ class TiedWords(nn.Module):
         return [(cast(Band, band), start, end) for band, start, end in zip(self.bands, self.cutoffs, self.cutoffs[1:], strict=False)]
 
     def embed(self, words: Tensor) -> Tensor:
-        """Return the vectors of word ids of any shape, shape (…, width)."""
+        """Return the vectors of `words`, ids of any shape (…), as shape (…, width)."""
         vectors = embedding(words.clamp(max=self.shortlist - 1), self.head)  # the bands' words are overwritten below
         for band, start, end in self._bands_with_ids():
             in_band = (words >= start) & (words < end)
@@ -122,7 +122,7 @@ class TiedWords(nn.Module):
 
 
 class LSTMLanguageModel(nn.Module):
-    """LSTM layers between tied input and output words."""
+    """LSTM layers between an input embedding and an output layer that share their weights."""
 
     def __init__(self, vocabulary_size: int, config: LSTMConfig) -> None:
         super().__init__()
@@ -228,9 +228,10 @@ def fit_lstm(
 ) -> dict[str, Any]:
     """Fit an LSTM on `texts` and write `lstm.safetensors`, `vocabulary.json` and `spelling.npz`.
 
-    The last texts (5 %, up to 200) are held out: the epoch with the lowest loss on them is kept. Stops after `epochs`
-    epochs, after `seconds`, or after `PATIENCE` epochs without improvement. Returns the words read, the number of epochs,
-    the best epoch, the curve and the seconds. Raises ValueError if there is no word to learn from.
+    The last texts (5 %, up to 200) are held out: the epoch with the lowest loss on them is kept. (If there is only
+    one text, it serves as both.) Stops after `epochs` epochs, after `seconds`, or after `PATIENCE` epochs without
+    improvement. Returns the words read, the number of epochs, the best epoch, the curve and the seconds. Raises ValueError
+    if there is no word to learn from.
     """
     torch.manual_seed(seed)
     tokenized = [tokenize(text) for text in texts]
@@ -268,8 +269,8 @@ def fit_lstm(
 def cut_windows(ids: Tensor, streams: int, window: int) -> list[tuple[Tensor, Tensor]]:
     """Cut a text into up to `streams` parallel streams, and those into windows of `window` words.
 
-    Returns the inputs and targets of each window, shape (streams, window) each; the last window may be shorter. Ids that do
-    not fill a row are left out. A small corpus gets fewer streams: see `MIN_WINDOWS`.
+    Returns the inputs and targets of each window, shape (streams, window) each; the last window may be shorter. Ids left
+    over after cutting equally long streams are dropped. A small corpus gets fewer streams: see `MIN_WINDOWS`.
     """
     streams = max(1, min(streams, (len(ids) - 1) // (MIN_WINDOWS * window)))
     length = (len(ids) - 1) // streams
@@ -280,7 +281,7 @@ def cut_windows(ids: Tensor, streams: int, window: int) -> list[tuple[Tensor, Te
 
 @torch.no_grad()
 def mean_loss(model: LSTMLanguageModel, ids: Tensor, config: LSTMConfig) -> float:
-    """Return the cross-entropy of a text in nats per word. Boundaries count; words outside the vocabulary do not."""
+    """Return the cross-entropy of a text in nats per word. Boundaries between texts count; words outside the vocabulary do not."""
     model.eval()
     state, total, count = None, 0.0, 0
     for inputs, targets in cut_windows(ids, config.streams, config.window):
