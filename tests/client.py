@@ -1,5 +1,6 @@
 """How the tests call the service, and what every error must look like."""
 
+import functools
 import json
 from typing import Any
 
@@ -8,10 +9,11 @@ import httpx
 from tests.conftest import HANG_SECONDS, Server
 from tests.contract import check_response, check_schema
 
-GENERATORS = ["/generate_text", "/generate_with_rnn", "/generate_with_llm"]
+GENERATE_ROUTES = ["/generate_text", "/generate_with_rnn", "/generate_with_llm"]
 MODELS = ["bigram", "rnn", "llm"]
 CONTEXT = "The lighthouse was built in 1889 by Anna Berg. It stands on the northern cape."
-SEED_BODY = {"start_word": "The", "length": 20}
+GENERATE_BODY = {"start_word": "The", "length": 20}
+get = functools.partial(httpx.get, timeout=HANG_SECONDS)  # httpx's own limit of five seconds would fail on a slow machine
 
 
 def post(server: Server, route: str, body: Any, key: str | None = None) -> httpx.Response:
@@ -45,13 +47,13 @@ def stream_events(server: Server, route: str, body: dict[str, Any]) -> list[dict
 
 
 def read_event(line: str) -> dict[str, Any]:
-    """Return the data of a line of a stream."""
+    """Parse the JSON of a `data:` line."""
     event: dict[str, Any] = json.loads(line.removeprefix("data: "))
     return event
 
 
 def check_problem(response: httpx.Response, status: int, field: str | None = None) -> None:
-    """Check that the response is a problem document, about `field` if it is given."""
+    """Check that the response is a problem document, whose only error is about `field` if one is given."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     problem = response.json()
@@ -64,7 +66,7 @@ def check_problem(response: httpx.Response, status: int, field: str | None = Non
 
 
 def check_error(response: httpx.Response, status: int, param: str | None = None, code: str | None = None) -> None:
-    """Check that the response is an error as OpenAI's API has them, which every route under `/v1` returns."""
+    """Check that the response is an error in OpenAI's format, as all routes under `/v1` return it. Without `code`, any code will do."""
     assert response.status_code == status, response.text
     check_schema(response.json(), "ErrorResponse")
     error = response.json()["error"]

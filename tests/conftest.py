@@ -1,4 +1,4 @@
-"""A tiny base model, one run of the real `train.py` with it, and real servers of the models that the run registered."""
+"""Shared fixtures: a tiny base model, one run of the real `train.py` with it, and real servers of the models that the run registered."""
 
 import os
 import shutil
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from benchmarks.random_base import save_random_gpt2
 from benchmarks.serving.process import served
@@ -19,16 +20,20 @@ from benchmarks.serving.process import served
 # By default OpenMP's threads spin while they wait for one another. With tiny models, or on a busy machine, that takes most of the time.
 # torch reads the variable when it is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# On what looks like a build pipeline OpenVINO sends no usage statistics. Otherwise it sends about 50 reports for each export, each from a
+# TF_BUILD marks a run in CI, where OpenVINO sends no usage statistics. Otherwise it sends about 50 reports for each export, each from a
 # fork of the training process.
 os.environ.setdefault("TF_BUILD", "True")
+
+# Hypothesis fails an example that takes longer than 200 ms, which is a verdict on the machine.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 PROJECT = Path(__file__).resolve().parent.parent
 QUICKSTART = PROJECT / "data/quickstart"
 HANG_SECONDS = 300
-"""The limit of every wait. It only ends a hang: no test may pass or fail by the speed of the machine."""
+"""The limit of every wait. It only ends a hang: whether a test passes must not depend on the speed of the machine."""
 NEVER = str(4 * HANG_SECONDS)
-"""A service timeout that a test does not live to see."""
+"""A value of TRIGEN_TIMEOUT_SECONDS that no test reaches: every wait ends earlier."""
 KEY = "a key"
 """The API key of the server `strict`."""
 
@@ -94,7 +99,7 @@ fitting.RNN_EPOCHS = 2
 fitting.fit_lstm = functools.partial(lstm.fit_lstm, config=lstm.LSTMConfig(width=64))
 runpy.run_path("train.py", run_name="__main__")
 """
-"""Runs the real script. The LSTM's size and epochs have no flags, and --max-minutes would give every machine other models."""
+"""Runs the real script. The LSTM's size and epochs have no flags, and with --max-minutes the models would depend on the machine."""
 
 
 @pytest.fixture(scope="session")
@@ -123,14 +128,14 @@ class Server:
 
 @dataclass(frozen=True)
 class HeldServer(Server):
-    """A server whose texts pause where a test asks for it: see `tests/serving/held_service.py`."""
+    """A server that pauses in the middle of its texts when a test asks it to: see `tests/serving/held_service.py`."""
 
     gate: Path
     events: Path
 
     @contextmanager
     def texts_held(self, after: int = 1) -> Iterator[None]:
-        """Pause every text after `after` tokens, until this context ends. Count events from its beginning."""
+        """Pause every text after `after` tokens until this context ends. Events are counted from the beginning of the context."""
         self.events.write_text("")
         self.gate.with_suffix(".new").write_text(str(after))
         self.gate.with_suffix(".new").rename(self.gate)
@@ -140,8 +145,13 @@ class HeldServer(Server):
             self.gate.unlink()
 
     def wait_for(self, event: str, count: int) -> None:
-        """Wait until `count` texts have started, finished, failed or been closed, as `event` says."""
+        """Wait until `event` (started, finished, failed or closed) has happened to `count` texts."""
         wait_until(lambda: self.events.read_text().split().count(event) >= count, f"{count} texts {event}")
+
+    def all_closed(self) -> bool:
+        """Whether every text that has started has been closed."""
+        events = self.events.read_text().split()
+        return events.count("closed") == events.count("started")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from tests.conftest import PROJECT
 
 @cache
 def contract() -> dict[str, Any]:
-    """Return the document."""
+    """Return the parsed docs/openapi.json."""
     document: dict[str, Any] = json.loads((PROJECT / "docs/openapi.json").read_text())
     return document
 
@@ -23,7 +23,7 @@ def check_schema(value: Any, name: str) -> None:
 
 
 def check_response(response: httpx.Response) -> None:
-    """Check that the document has the response's status for its route, with its headers, media type and body."""
+    """Check that the document allows this status on this route, and that the headers, the media type and the body are as documented."""
     path, method = response.request.url.path, response.request.method.lower()
     path = "/v1/models/{model}" if path.startswith("/v1/models/") else path
     documented = _resolve(contract()["paths"][path][method]["responses"][str(response.status_code)])

@@ -27,7 +27,7 @@ for route, body in json.load(sys.stdin):
 """
 
 
-def engine() -> str | None:
+def container_engine() -> str | None:
     """Return the container engine that works here, chosen as in the Makefile."""
     for name in ("docker", "podman"):
         if shutil.which(name) and subprocess.run([name, "info"], capture_output=True).returncode == 0:
@@ -35,9 +35,9 @@ def engine() -> str | None:
     return None
 
 
-def container(*arguments: str, standard_input: str = "") -> str:
+def run_engine(*arguments: str, standard_input: str = "") -> str:
     """Run a command of the container engine and return its output."""
-    name = engine()
+    name = container_engine()
     assert name
     done = subprocess.run([name, *arguments], input=standard_input, capture_output=True, text=True, timeout=HANG_SECONDS)
     assert done.returncode == 0, done.stderr
@@ -45,9 +45,9 @@ def container(*arguments: str, standard_input: str = "") -> str:
 
 
 @pytest.fixture(scope="module")
-def running(trained: Trained) -> Iterator[str]:
+def container_id(trained: Trained) -> Iterator[str]:
     """A container of an image with the models of `trained`."""
-    if engine() is None:
+    if container_engine() is None:
         pytest.skip("neither docker nor podman works here")
     done = subprocess.run(
         ["make", "image", "IMAGE=trigen-test:latest", f"BASE_IMAGE={os.environ.get('BASE_IMAGE', '')}"],
@@ -58,30 +58,33 @@ def running(trained: Trained) -> Iterator[str]:
         timeout=3600,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    id = container("run", "--detach", "--network", "none", "trigen-test:latest").strip()
+    id = run_engine("run", "--detach", "--network", "none", "trigen-test:latest").strip()
     yield id
-    container("rm", "--force", id)
-    container("rmi", "--force", "trigen-test:latest")
+    run_engine("rm", "--force", id)
+    run_engine("rmi", "--force", "trigen-test:latest")
 
 
-def test_it_answers_like_the_service_without_network_or_root(running: str, server: Server) -> None:
+def test_it_answers_like_the_service_without_network_or_root(container_id: str, server: Server) -> None:
     def is_ready() -> bool:
         probe = "import urllib.request; urllib.request.urlopen('http://127.0.0.1:3000/readyz')"
-        return subprocess.run([engine() or "", "exec", running, "python", "-c", probe], capture_output=True).returncode == 0
+        return subprocess.run([container_engine() or "", "exec", container_id, "python", "-c", probe], capture_output=True).returncode == 0
 
     wait_until(is_ready, "the service in the container is ready")
-    responses = container("exec", "--interactive", running, "python", "-c", ASK, standard_input=json.dumps(REQUESTS)).splitlines()
+    responses = run_engine("exec", "--interactive", container_id, "python", "-c", ASK, standard_input=json.dumps(REQUESTS)).splitlines()
     expected = [httpx.post(server.url + route, json=body, timeout=HANG_SECONDS).json() for route, body in REQUESTS]
     assert [json.loads(response) for response in responses] == expected
-    assert container("exec", running, "id", "-u").strip() == "1034"
+    assert run_engine("exec", container_id, "id", "-u").strip() == "1034"
 
 
-def test_it_contains_no_training_library(running: str) -> None:
-    packages = container("exec", running, "python", "-c", "import importlib.metadata as m; print(*(d.name for d in m.distributions()))")
+def test_it_contains_no_training_library(container_id: str) -> None:
+    packages = run_engine(
+        "exec", container_id, "python", "-c", "import importlib.metadata as m; print(*(d.name for d in m.distributions()))"
+    )
     assert not {"torch", "transformers", "datasets", "nncf"} & set(packages.split())
     assert {"bentoml", "openvino-genai"} <= set(packages.split())
 
 
-def test_it_stops_on_sigterm(running: str) -> None:
-    container("stop", "--time", str(HANG_SECONDS // 2), running)
-    assert container("inspect", "--format", "{{.State.ExitCode}}", running).strip() != "137"  # with 137 it had to be killed
+# Must be the last test: it stops the container that the others need.
+def test_it_stops_on_sigterm(container_id: str) -> None:
+    run_engine("stop", "--time", str(HANG_SECONDS // 2), container_id)
+    assert run_engine("inspect", "--format", "{{.State.ExitCode}}", container_id).strip() != "137"  # 137: SIGKILL had to end it

@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import PROJECT, Trained, run
 
-FORBIDDEN = {
+FORBIDDEN_IMPORTS = {
     "models": {"serving", "training", "service", "train"},
     "serving": {"training", "service", "train"},
     "training": {"serving", "service", "train"},
@@ -23,7 +23,7 @@ TRAINING_IMPORTS: dict[str, set[str]] = {
     "fine_tuning": {"base", "data", "run", "evaluation", "export"},
     "comparison": {"base", "data", "run", "evaluation", "export", "fine_tuning"},
 }
-"""The parts of training/, and those that each may import. `base` stands for the modules beside the packages, except run.py."""
+"""The parts of training/, each with the parts that it may import. `base` is all modules directly in training/, except run.py."""
 TRAINING_ONLY = ("torch", "transformers", "datasets", "nncf", "accelerate")
 MAX_MODULES = 10  # without __init__.py
 
@@ -40,11 +40,11 @@ def imported_modules(path: Path) -> set[str]:
     return modules
 
 
-@pytest.mark.parametrize("package", FORBIDDEN)
+@pytest.mark.parametrize("package", FORBIDDEN_IMPORTS)
 def test_packages_import_one_way(package: str) -> None:
     files = list((PROJECT / package).rglob("*.py"))
     assert files
-    imports = {str(path): {name.split(".")[0] for name in imported_modules(path)} & FORBIDDEN[package] for path in files}
+    imports = {str(path): {name.split(".")[0] for name in imported_modules(path)} & FORBIDDEN_IMPORTS[package] for path in files}
     assert {path: names for path, names in imports.items() if names} == {}
 
 
@@ -65,6 +65,7 @@ def test_the_parts_of_training_import_one_way() -> None:
 
 def test_no_package_has_more_than_ten_modules() -> None:
     roots = ["models", "training", "serving", "benchmarks", "tests"]
+    assert all((PROJECT / root / "__init__.py").exists() for root in roots)
     modules = [*PROJECT.glob("*.py"), *(path for root in roots for path in (PROJECT / root).rglob("*.py"))]
     sizes = Counter(path.parent for path in modules if path.name != "__init__.py")
     assert {str(directory): size for directory, size in sizes.items() if size > MAX_MODULES} == {}

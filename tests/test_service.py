@@ -7,55 +7,52 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
-import httpx
 import pytest
 import yaml
 
 from models.base import SamplingParams, TextModel
 from models.bigram import Bigram
-from models.llm import LLM
+from models.engines.tokenization import load_tokenizer
+from models.llm import LLM, question_prompt
 from models.rnn import LSTM
 from serving.openapi import document
-from tests.client import CONTEXT, GENERATORS, SEED_BODY, post
+from tests.client import CONTEXT, GENERATE_BODY, GENERATE_ROUTES, complete, get, post
 from tests.conftest import Server, Trained, run
 
 
-@pytest.mark.parametrize("route", GENERATORS)
-def test_a_generator_returns_the_prompt_and_its_continuation(server: Server, route: str) -> None:
-    answer = post(server, route, SEED_BODY)
+@pytest.mark.parametrize("route", GENERATE_ROUTES)
+def test_the_prompt_and_its_continuation_are_returned(server: Server, route: str) -> None:
+    answer = post(server, route, GENERATE_BODY)
     assert answer.status_code == 200
     body = answer.json()
     assert body["generated_text"].startswith("The")
-    assert (body["new_tokens"], body["finish_reason"]) == (20, "length") or (route, body["finish_reason"]) == (GENERATORS[2], "stop")
+    assert (body["new_tokens"], body["finish_reason"]) == (20, "length") or (route, body["finish_reason"]) == ("/generate_with_llm", "stop")
     assert body["model"].startswith("trigen-")
 
 
-@pytest.mark.parametrize("route", GENERATORS)
+@pytest.mark.parametrize("route", GENERATE_ROUTES)
 def test_the_returned_seed_gives_the_same_text_again(server: Server, route: str) -> None:
-    pairs = []
     for _ in range(8):
-        drawn = post(server, route, SEED_BODY).json()
-        pairs.append((drawn, post(server, route, SEED_BODY | {"seed": drawn["seed"]}).json()))
-    same = sum(drawn == again for drawn, again in pairs)
-    assert same == 8
-    hot = SEED_BODY | {"temperature": 2, "top_p": 1}
+        drawn = post(server, route, GENERATE_BODY).json()
+        assert post(server, route, GENERATE_BODY | {"seed": drawn["seed"]}).json() == drawn
+    hot = GENERATE_BODY | {"temperature": 2, "top_p": 1}
     assert len({post(server, route, hot | {"seed": seed}).json()["generated_text"] for seed in range(8)}) > 1
 
 
-@pytest.mark.parametrize("route", GENERATORS)
-def test_sampling_fields_have_an_effect(server: Server, route: str) -> None:
-    greedy = [post(server, route, SEED_BODY | {"temperature": 0, "seed": seed}).json()["generated_text"] for seed in (1, 2)]
+@pytest.mark.parametrize("route", GENERATE_ROUTES)
+def test_temperature_0_top_k_1_and_a_tiny_top_p_are_greedy(server: Server, route: str) -> None:
+    greedy = [post(server, route, GENERATE_BODY | {"temperature": 0, "seed": seed}).json()["generated_text"] for seed in (1, 2)]
     assert greedy[0] == greedy[1]
-    narrow = post(server, route, SEED_BODY | {"temperature": 1, "top_k": 1, "seed": 3}).json()["generated_text"]
+    narrow = post(server, route, GENERATE_BODY | {"temperature": 1, "top_k": 1, "seed": 3}).json()["generated_text"]
     assert narrow == greedy[0]
-    nucleus = post(server, route, SEED_BODY | {"temperature": 1, "top_p": 1e-6, "seed": 3}).json()["generated_text"]
+    nucleus = post(server, route, GENERATE_BODY | {"temperature": 1, "top_p": 1e-6, "seed": 3}).json()["generated_text"]
     assert nucleus == greedy[0]
 
 
-@pytest.mark.parametrize("route", GENERATORS)
+@pytest.mark.parametrize("route", GENERATE_ROUTES)
 def test_the_text_ends_before_a_stop_string(server: Server, route: str) -> None:
-    for seed in range(20):  # until a text is long enough to stop in it
-        body = SEED_BODY | {"temperature": 2, "top_p": 1, "seed": seed}
+    for seed in range(20):  # until a text is long enough to contain a stop string
+        body = GENERATE_BODY | {"temperature": 2, "top_p": 1, "seed": seed}
         added = post(server, route, body).json()["generated_text"].removeprefix("The")
         if len(added) > 4:
             break
@@ -65,14 +62,14 @@ def test_the_text_ends_before_a_stop_string(server: Server, route: str) -> None:
     assert stopped["generated_text"] == "The" + added[: added.index(stop)]
 
 
-@pytest.mark.parametrize("route", GENERATORS)
+@pytest.mark.parametrize("route", GENERATE_ROUTES)
 def test_the_text_begins_with_the_prompt_whatever_it_is(server: Server, route: str) -> None:
     for prompt in ("zzyzx", "naïve — “café”\n", " ", "🦀", "x" * 500):
         text = post(server, route, {"start_word": prompt, "length": 3}).json()["generated_text"]
         assert text.startswith(prompt)
 
 
-@pytest.mark.parametrize("route", GENERATORS)
+@pytest.mark.parametrize("route", GENERATE_ROUTES)
 @pytest.mark.parametrize("length", [1, 512])
 def test_length_may_have_its_smallest_and_its_largest_value(server: Server, route: str, length: int) -> None:
     body = post(server, route, {"start_word": "The", "length": length}).json()
@@ -80,7 +77,7 @@ def test_length_may_have_its_smallest_and_its_largest_value(server: Server, rout
 
 
 def test_the_same_seed_gives_the_same_text_among_other_requests_and_in_another_process(server: Server, trained: Trained) -> None:
-    bodies = [(route, SEED_BODY | {"seed": seed}) for route in GENERATORS for seed in range(8)]
+    bodies = [(route, GENERATE_BODY | {"seed": seed}) for route in GENERATE_ROUTES for seed in range(8)]
     alone = [post(server, route, body).json() for route, body in bodies]
     with ThreadPoolExecutor(16) as pool:
         together = list(pool.map(lambda request: post(server, *request).json(), bodies))
@@ -95,13 +92,18 @@ def test_the_same_seed_gives_the_same_text_among_other_requests_and_in_another_p
     assert [answer["generated_text"] for answer in alone] == texts
 
 
-def test_only_a_question_goes_through_the_question_template(server: Server) -> None:
+def test_only_a_question_goes_through_the_question_template(server: Server, trained: Trained) -> None:
+    tokenizer = load_tokenizer(trained.output / "llm")
     question = "Who built the lighthouse?"
     asked = post(server, "/generate_with_llm", {"start_word": question, "context": CONTEXT, "length": 20}).json()
-    answer = post(server, "/answer_question", {"question": question, "context": CONTEXT}).json()
     assert asked["generated_text"].startswith(question)
-    if asked["finish_reason"] == "stop":
-        assert asked["generated_text"].removeprefix(question).strip() == answer["answer"]
+    template = tokenizer.encode(question_prompt(question, CONTEXT)).ids  # as ids, because a text would get a document start
+    expected = complete(server, prompt=template, max_tokens=20, temperature=0)["choices"][0]
+    assert (asked["generated_text"], asked["finish_reason"]) == (question + expected["text"], expected["finish_reason"])
+    statement = question.removesuffix("?")
+    continued = post(server, "/generate_with_llm", {"start_word": statement, "length": 20, "temperature": 0}).json()
+    expected = complete(server, prompt=statement, max_tokens=20, temperature=0)["choices"][0]
+    assert continued["generated_text"] == statement + expected["text"]
     again = post(server, "/generate_with_llm", {"start_word": question, "context": CONTEXT, "length": 20}).json()
     assert again["generated_text"] == asked["generated_text"]  # questions are greedy by default, so the drawn seed does not matter
     without = post(server, "/generate_with_llm", {"start_word": question, "length": 20})
@@ -124,7 +126,7 @@ def test_an_integer_may_be_written_with_a_decimal_point(server: Server) -> None:
     assert post(server, "/generate_text", {"start_word": "The", "length": 5.5}).status_code == 422
 
 
-def test_answer_question(server: Server) -> None:
+def test_an_answer_has_a_score_and_its_offsets_in_the_context(server: Server) -> None:
     body = post(server, "/answer_question", {"question": "Who built it?", "context": CONTEXT}).json()
     assert set(body) == {"answer", "score", "start", "end", "model"}
     assert 0 <= body["score"] <= 1
@@ -134,10 +136,10 @@ def test_answer_question(server: Server) -> None:
         assert CONTEXT[body["start"] : body["end"]] == body["answer"]
 
 
-def test_info(server: Server, trained: Trained) -> None:
-    body = httpx.get(f"{server.url}/info").json()
+def test_info_describes_the_models_the_comparison_and_the_limits(server: Server, trained: Trained) -> None:
+    body = get(f"{server.url}/info").json()
     assert set(body["models"]) == {"bigram", "rnn", "llm"}
-    assert all(tag["tag"] in trained.printed for tag in body["models"].values())
+    assert all(model["tag"] in trained.printed for model in body["models"].values())
     assert body["models"]["llm"]["metrics"]["questions"] == 12
     assert body["models"]["llm"]["dataset"]["train_rows"] == 706
     assert set(body["comparison"]["models"]) == {"unigram", "bigram", "rnn", "base", "llm"}

@@ -17,7 +17,7 @@ from models.store import TAGS
 from tests.conftest import PROJECT, Trained, run
 
 
-def test_it_prints_its_sources_first_and_the_metrics_last(trained: Trained, tiny_base: Path) -> None:
+def test_it_prints_its_sources_first_then_metrics_and_the_registered_models_last(trained: Trained, tiny_base: Path) -> None:
     lines = trained.printed.splitlines()
     assert lines[0] == f"base model: {tiny_base} · data set: data/quickstart"
     assert re.match(r"706 training and 174 test questions · .*(bf16|fp32)", lines[1])
@@ -27,7 +27,7 @@ def test_it_prints_its_sources_first_and_the_metrics_last(trained: Trained, tiny
     assert re.match(r"registered: trigen-bigram:\w+, trigen-rnn:\w+, trigen-llm:\w+$", lines[-1])
 
 
-def test_artifacts_are_plain_files_with_metadata(trained: Trained) -> None:
+def test_registered_models_have_metadata_and_no_pickles(trained: Trained) -> None:
     comparison = {f"comparison/{name}" for name in ("comparison.md", "comparison.json", "bits_per_byte.png", "speed.png")}
     expected = {
         "bigram": {"counts.npz", "vocabulary.json", "spelling.npz", *comparison},
@@ -51,6 +51,7 @@ def test_artifacts_are_plain_files_with_metadata(trained: Trained) -> None:
         assert (metadata["dataset"]["train_rows"], metadata["dataset"]["test_rows"]) == (706, 174)
         assert metadata["configuration"]["max_steps"] == 8
         assert ("base_model" in metadata) == (name == "llm")
+    # From here on, `metadata` is that of the LLM, the last of them.
     assert metadata["metrics"]["steps"] == 8
     assert metadata["metrics"]["questions"] == 12
 
@@ -63,7 +64,7 @@ def test_metrics_json_has_the_metrics_of_all_models(trained: Trained) -> None:
 
 
 def compare(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do the work of `make report` in this process, which has loaded torch."""
+    """Run what `make report` runs, but in this process, which has already imported torch."""
     monkeypatch.chdir(PROJECT)
     monkeypatch.setattr("sys.argv", ["comparison", str(directory)])
     runpy.run_module("training.comparison", run_name="__main__")
@@ -104,10 +105,10 @@ WRONG = {
     "no Hub for the data set": (["--dataset", "rajpurkar/squad"], "data set rajpurkar/squad cannot be loaded"),
     "no such data set": (["--dataset", "./nowhere"], "data set ./nowhere: no such file or directory"),
     "no such base model": (["--base-model", "/no/such"], "base model /no/such: no such directory"),
-    "no base model": (["--base-model", "data/quickstart"], "base model data/quickstart: there is no config.json in this directory"),
+    "not a base model": (["--base-model", "data/quickstart"], "base model data/quickstart: there is no config.json in this directory"),
     "long sequences": (["--max-length", "769"], "base model {base} takes at most 768 tokens: lower --max-length\n"),
 }
-"""Arguments after a valid base model and data set, or None for no arguments at all, and the beginning of the message."""
+"""For each mistake: the arguments after a valid base model and data set, or None for no arguments at all; and the start of the message."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def results(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Result
     with UnreachableHub() as hub:
         threading.Thread(target=hub.serve_forever, daemon=True).start()
         endpoint = f"http://127.0.0.1:{hub.server_port}"
-        # The first run needs the Hub: the libraries read HF_HUB_OFFLINE, which it sets, when they are imported.
+        # The first run must be one that looks for the Hub: it sets HF_HUB_OFFLINE, which the libraries read once, when they are imported.
         done = run(["-c", RUN_ALL, json.dumps(runs)], home, HF_HUB_OFFLINE="0", HF_ENDPOINT=endpoint)
         hub.shutdown()
     parts = [re.split(r"^-- (\d+)\n", printed, flags=re.MULTILINE) for printed in (done.stdout, done.stderr)]
@@ -162,7 +163,7 @@ def test_a_mistake_ends_the_run_with_one_message(results: Results, tiny_base: Pa
 def test_without_the_hub_the_message_offers_local_sources_and_nothing_is_retried(results: Results) -> None:
     assert "--base-model" in results.wrong["no Hub"].stderr
     assert "--preset quickstart" in results.wrong["no Hub"].stderr
-    # One each: two Hub ids, two paths that do not exist, and the default base model of the run that trains the bigram only.
+    # One connection each: two runs with Hub ids, two with paths that do not exist, and the bigram's, whose base model is the default.
     assert results.connections == 5
 
 

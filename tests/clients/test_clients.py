@@ -71,7 +71,7 @@ def test_the_client_has_a_class_for_each_component_and_readable_names() -> None:
 
 
 @pytest.mark.parametrize("how", ["sync", "asyncio"])
-def test_every_route(server: Server, how: str) -> None:
+def test_the_client_calls_every_route(server: Server, how: str) -> None:
     models = trigen_client("models")
     for name in ("generate_text", "generate_with_rnn"):
         body = models.GenerateRequest(start_word="The", length=5)
@@ -129,6 +129,7 @@ def test_problems_are_returned_as_objects(strict: HeldServer, hurried: HeldServe
     with ThreadPoolExecutor(2) as pool, hurried.texts_held():
         slow, slow_completion = pool.submit(generate, hurried), pool.submit(complete, hurried, model="rnn")
         check(slow.result(), 504)
+        late_completion = slow_completion.result()
 
     for error, code in (
         (complete(key=None), "invalid_api_key"),
@@ -136,7 +137,7 @@ def test_problems_are_returned_as_objects(strict: HeldServer, hurried: HeldServe
         (complete(model="gpt-4"), "model_not_found"),
         (complete(prompt="x" * 20_000), None),
         (busy, "too_many_requests"),
-        (slow_completion.result(), "timeout"),
+        (late_completion, "timeout"),
     ):
         assert isinstance(error, models.ErrorResponse)
         assert error.error.code == code
@@ -166,24 +167,25 @@ def test_the_client_reads_streams(server: Server) -> None:
     assert refused.value.problem.status == 422
 
 
-@pytest.mark.parametrize("command", ["generated_client.py", "openai_client.py", "bentoml_client.py", "curl.sh"])
-def test_the_examples_run(server: Server, trained: Trained, command: str) -> None:
-    path = PROJECT / "examples" / command
+@pytest.mark.parametrize("example", ["generated_client.py", "openai_client.py", "bentoml_client.py", "curl.sh"])
+def test_the_examples_run(server: Server, trained: Trained, example: str) -> None:
+    path = PROJECT / "examples" / example
     environment = trained.environment() | {"PYTHONPATH": str(CLIENT)}
-    words = [str(path), server.url] if path.suffix == ".sh" else [sys.executable, str(path), server.url]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=HANG_SECONDS)
+    command = [str(path), server.url] if path.suffix == ".sh" else [sys.executable, str(path), server.url]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANG_SECONDS)
     assert (done.returncode, done.stderr) == (0, "")
+    # Every example also prints the message of a request that the service refuses.
     assert "greater than or equal to 1" in done.stdout or "less than or equal to 2" in done.stdout
 
 
 def test_the_request_of_the_original_specification_works(server: Server) -> None:
     program = "import requests, sys; print(requests.post(sys.argv[1], json={'start_word': 'The', 'length': 20}).json()['generated_text'])"
-    words = [sys.executable, "-c", program, f"{server.url}/generate_text"]
-    done = subprocess.run(words, env=os.environ | {"NO_PROXY": "127.0.0.1"}, capture_output=True, text=True, timeout=HANG_SECONDS)
+    command = [sys.executable, "-c", program, f"{server.url}/generate_text"]
+    done = subprocess.run(command, env=os.environ | {"NO_PROXY": "127.0.0.1"}, capture_output=True, text=True, timeout=HANG_SECONDS)
     assert done.stdout.startswith("The"), done.stderr
 
 
-def test_the_lm_eval_tasks_use_the_question_template_of_the_training() -> None:
+def test_the_lm_eval_tasks_use_the_question_template_of_training() -> None:
     import jinja2
     import yaml
 
@@ -193,5 +195,6 @@ def test_the_lm_eval_tasks_use_the_question_template_of_the_training() -> None:
     for name in ("answers", "answer_likelihood"):
         task = yaml.safe_load((PROJECT / f"examples/lm_eval/{name}.yaml").read_text())
         assert jinja2.Template(task["doc_to_text"]).render(row) == question_prompt(row["question"], row["context"])
+    # The last task, answer_likelihood, scores the answer with the space that precedes it in training.
     assert jinja2.Template(task["doc_to_target"]).render(row) == answer_text("Anna Berg")
     assert Path(PROJECT / task["dataset_kwargs"]["data_files"]["validation"]).exists()

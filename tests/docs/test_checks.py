@@ -1,4 +1,4 @@
-"""Each check finds a fault: the checks of names, on made-up documents with one fault."""
+"""Each check of `tests/docs/names.py` reports the one fault of a made-up document."""
 
 from collections.abc import Iterator
 
@@ -23,7 +23,7 @@ def check_one_fault(faults: Iterator[str], *words: str) -> None:
     assert all(word in fault for word in words), fault
 
 
-def test_a_dead_link_and_a_dead_anchor_are_found() -> None:
+def test_a_dead_link_and_a_dead_anchor_are_reported() -> None:
     others = {"docs/b.md": Document("docs/b.md", "# A *Title*, `code` and [link](x)\n## Twice\n## Twice\n```sh\n# no heading\n```\n")}
     files = {"docs/a.md", "docs/b.md", "README.md"}
     assert others["docs/b.md"].anchors == {"a-title-code-and-link", "twice", "twice-1"}
@@ -40,7 +40,7 @@ def test_a_dead_link_and_a_dead_anchor_are_found() -> None:
     check_one_fault(check(good + "[a](#two)"), "docs/a.md:6:", "#two")
 
 
-def test_a_missing_file_is_found() -> None:
+def test_a_missing_file_is_reported() -> None:
     files = {"models/base.py", "models/engines/openvino.py", "train.py"}
 
     def check(text: str) -> Iterator[str]:
@@ -56,7 +56,7 @@ def test_a_missing_file_is_found() -> None:
     check_one_fault(check("a\n\nb `of\nmodels/none.py`\n"), "docs/a.md:3:", "models/none.py")
 
 
-def test_a_wrong_flag_is_found() -> None:
+def test_a_wrong_flag_is_reported() -> None:
     known = {"train.py": {"--epochs"}, "torchrun": {"--nproc"}, "make bench": {"--seconds"}}
 
     def check(text: str) -> Iterator[str]:
@@ -71,11 +71,11 @@ def test_a_wrong_flag_is_found() -> None:
     check_one_fault(check(good + "```sh\n.venv/bin/python ./train.py \\\n  --no-epochs\nls\n```"), "docs/a.md:7:", "--no-epochs ")
 
 
-def test_an_unknown_setting_is_found() -> None:
+def test_an_unknown_setting_is_reported() -> None:
     check_one_fault(unknown_settings(document("a TRIGEN_ONE\nb TRIGEN_TWO=1"), {"TRIGEN_ONE"}), "docs/a.md:2:", "TRIGEN_TWO ")
 
 
-def test_an_unknown_route_is_found() -> None:
+def test_an_unknown_route_is_reported() -> None:
     known = ["/generate_text", "/v1/models/{model}", "/"]
     good = "`POST /generate_text` `/v1` `/v1/models/llm` `/v1/models/{model}` `/tmp`\n```sh\ncurl http://127.0.0.1:3000\n```\n"
     assert list(unknown_routes(document(good), known)) == []
@@ -83,13 +83,13 @@ def test_an_unknown_route_is_found() -> None:
     check_one_fault(unknown_routes(document(good + "```sh\ncurl http://127.0.0.1:3000/v2\n```"), known), "docs/a.md:6:", "/v2:")
 
 
-def test_an_unknown_target_is_found() -> None:
+def test_an_unknown_target_is_reported() -> None:
     good = "`make test` make it so `PYTHON=python3 make PORT=1 test`\n```sh\nmake test   # and test\n```\n"
     assert list(unknown_targets(document(good), {"test"})) == []
     check_one_fault(unknown_targets(document(good + "`make PORT=1 tests`"), {"test"}), "docs/a.md:5:", "tests:")
 
 
-def test_an_unknown_module_is_found() -> None:
+def test_an_unknown_module_is_reported() -> None:
     good = "`python -m json.tool`\n"
     assert list(unknown_modules(document(good))) == []
     check_one_fault(unknown_modules(document(good + "`.venv/bin/python3 -m json.none`")), "docs/a.md:2:", "json.none`")

@@ -96,7 +96,7 @@ def test_no_block_is_skipped_without_need(path: str) -> None:
         ("<!-- test: skip container -->\n```sh\nmake image\ncurl x\n```\n", ["a.md:3:", "container"]),
     ],
 )
-def test_a_needless_skip_is_found(text: str, words: list[str]) -> None:
+def test_a_needless_skip_is_reported(text: str, words: list[str]) -> None:
     faults = list(needless_skips(Document("a.md", text)))
     assert len(faults) == bool(words)
     assert all(word in faults[0] for word in words)
@@ -114,7 +114,7 @@ def test_answers_are_compared_by_their_keys() -> None:
         answers("Internal Server Error")
 
 
-def test_a_block_that_fails_or_needs_port_3000_is_found(tmp_path: Path) -> None:
+def test_a_block_that_fails_or_needs_port_3000_is_reported(tmp_path: Path) -> None:
     def check(text: str) -> str:
         (block,) = Document("a.md", f"```sh\n{text}\n```\n").blocks
         return run_block(block, "http://127.0.0.1:1", tmp_path, os.environ, tmp_path / "log", SECONDS)

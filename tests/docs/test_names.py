@@ -3,9 +3,9 @@
 import re
 from collections.abc import Callable, Iterator
 
-import httpx
 import pytest
 
+from tests.client import get
 from tests.conftest import Server
 from tests.docs.markdown import Document
 from tests.docs.names import (
@@ -35,9 +35,8 @@ CHECKS: dict[str, Callable[[Document], Iterator[str]]] = {
 @pytest.mark.parametrize("check", CHECKS)
 def test_the_documents_name_nothing_that_does_not_exist(check: str) -> None:
     assert "README.md" in documents()
-    checked = [
-        document for document in documents().values() if (check, document.path) != ("paths", "CHANGELOG.md")
-    ]  # the change log names old files
+    # The change log may name files that are gone.
+    checked = [document for document in documents().values() if (check, document.path) != ("paths", "CHANGELOG.md")]
     faults = [fault for document in checked for fault in CHECKS[check](document)]
     assert not faults, "\n" + "\n".join(faults)
 
@@ -51,7 +50,7 @@ def test_every_setting_is_documented() -> None:
 def test_every_route_is_documented() -> None:
     named = {path for document in documents().values() for _, path in named_routes(document)}
     missing = {route for route in routes() if not any(is_route(path, [route]) and path.count("/") == route.count("/") for path in named)}
-    assert not missing, f"document {missing} in docs/calling.md or docs/calling.md"
+    assert not missing, f"document {missing} in docs/calling.md or docs/operating.md"
 
 
 def test_every_make_target_of_the_help_is_documented() -> None:
@@ -77,4 +76,4 @@ def test_the_readme_has_at_most_150_lines() -> None:
 
 @pytest.mark.parametrize("route", sorted(OTHER_ROUTES))
 def test_the_routes_outside_the_openapi_document_answer(server: Server, route: str) -> None:
-    assert httpx.get(server.url + route).status_code == 200
+    assert get(server.url + route).status_code == 200

@@ -18,6 +18,7 @@ from training.data.squad import load_splits
 
 CORPUS = ["the cat sat on the mat.", "the dog sat on the cat.", "a dog ran on a mat. a cat ran."]
 PARAMETERS = st.tuples(st.sampled_from([0.1, 0.5, 0.8, 1.0, 2.0]), st.integers(0, 8), st.sampled_from([0.3, 0.7, 0.95, 1.0]))
+"""Temperature, top_k and top_p."""
 
 
 def text_of(model: Bigram, prompt: str, params: SamplingParams) -> str:
@@ -62,12 +63,12 @@ def test_held_out_text_is_predicted_better_than_by_simpler_models() -> None:
     unigram = np.bincount(seen, minlength=size)
     pairs = Counter(itertools.pairwise(seen.tolist()))
 
-    def add(k: float) -> float:
+    def add_k_loss(k: float) -> float:
         ratios = [(pairs[v, w] + k) / (unigram[v] + k * size) for v, w in itertools.pairwise(ids.tolist())]
         return float(-np.log(ratios).mean())
 
     ours = -model.logprobs(ids).mean()
-    assert ours < min(add(k) for k in (1, 0.1, 0.01, 0.001))
+    assert ours < min(add_k_loss(k) for k in (1, 0.1, 0.01, 0.001))
     assert ours < -np.log(unigram[ids[1:]] / unigram.sum()).mean()
 
 
@@ -136,7 +137,7 @@ def test_greedy_follows_the_most_frequent_pair() -> None:
     assert text_of(Bigram.fit(["a b a b a b a c"]), "a", SamplingParams(3, temperature=0)) == " b a b"
 
 
-@pytest.mark.parametrize("prompt", ["zebra", "mat.", "the", "…", " "], ids=["unseen", "no successor", "seen", "sign", "space"])
+@pytest.mark.parametrize("prompt", ["zebra", "mat.", "the", "…", " "], ids=["unseen", "no successor", "seen", "punctuation", "space"])
 def test_any_prompt_is_continued_to_the_requested_length(prompt: str) -> None:
     model = Bigram.fit([*CORPUS, "sat mat."])
 

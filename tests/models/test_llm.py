@@ -41,7 +41,7 @@ def test_the_question_template() -> None:
     assert answer_text("she") == " she"
 
 
-def test_text_continues_after_a_document_start_and_a_question_does_not() -> None:
+def test_the_document_start_precedes_a_text_but_not_a_question() -> None:
     async def first(stream: AsyncGenerator[Token]) -> None:
         await anext(stream)
         await stream.aclose()

@@ -52,7 +52,7 @@ def test_numpy_computes_what_torch_trained(size: int) -> None:
 def test_the_lstm_learns(fitted: tuple[LSTM, dict[str, Any], Path]) -> None:
     model, metrics, _ = fitted
     ids = model.vocabulary.encode_texts([tokenize(TEXTS[0])])
-    assert -model.logprobs(ids).mean() < math.log(3)  # 13 words, of which all but two are certain
+    assert -model.logprobs(ids).mean() < math.log(3)  # the vocabulary has 13 words; in each text all but two are certain
     assert text_of(model, "The red cat sat on", SamplingParams(3, temperature=0)) == " the mat."
     curve = [epoch["held_out"] for epoch in metrics["curve"]]
     assert metrics["best_epoch"] == 1 + curve.index(min(curve))
@@ -70,7 +70,7 @@ def test_the_whole_prompt_counts_not_its_last_word_alone(fitted: tuple[LSTM, dic
     assert not np.allclose(logprobs[0], logprobs[1], atol=1e-3)
 
 
-@pytest.mark.parametrize("prompt", ["zebra", "mat.", "…", " "], ids=["unseen", "end of text", "sign", "space"])
+@pytest.mark.parametrize("prompt", ["zebra", "mat.", "…", " "], ids=["unseen", "end of text", "punctuation", "space"])
 def test_any_prompt_is_continued_to_the_length(fitted: tuple[LSTM, dict[str, Any], Path], prompt: str) -> None:
     model, *_ = fitted
 
@@ -101,7 +101,7 @@ def test_same_seed_same_text_also_among_others(fitted: tuple[LSTM, dict[str, Any
     assert len(set(alone)) > 1
 
 
-def test_artifact_is_plain_files(fitted: tuple[LSTM, dict[str, Any], Path]) -> None:
+def test_the_artifact_consists_of_three_files(fitted: tuple[LSTM, dict[str, Any], Path]) -> None:
     assert sorted(path.name for path in fitted[2].iterdir()) == ["lstm.safetensors", "spelling.npz", "vocabulary.json"]
 
 

@@ -79,7 +79,7 @@ def test_a_disconnect_cancels_the_handler() -> None:
         with pytest.raises(Problem) as raised:
             await with_cancellation(handler(), request, PATIENCE)
         assert raised.value.status == 400
-        await cancelled.wait()
+        await asyncio.wait_for(cancelled.wait(), PATIENCE)
 
     run(scenario)
 
@@ -97,7 +97,7 @@ def test_a_timeout_cancels_the_handler() -> None:
         with pytest.raises(Problem) as raised:
             await with_cancellation(handler(), request, 0.01)
         assert raised.value.status == 504
-        await cancelled.wait()
+        await asyncio.wait_for(cancelled.wait(), PATIENCE)
         assert connection.readers == 0
 
     run(scenario)

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from typing import Any
 
-import httpx
 from openapi_spec_validator import validate
 
 from serving import __version__
 from serving.openapi import document
 from serving.operations import TAGS
+from tests.client import get
 from tests.conftest import PROJECT, Server
 
 
@@ -23,7 +23,7 @@ def test_the_document_is_valid_and_docs_openapi_json_is_current() -> None:
 
 
 def test_the_service_serves_the_document(server: Server) -> None:
-    assert httpx.get(f"{server.url}/docs.json").json() == document()
+    assert get(f"{server.url}/docs.json").json() == document()
 
 
 def operations() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -46,7 +46,7 @@ def test_every_route_is_documented_with_its_operation_id(server: Server) -> None
         "/livez": "check_liveness",
         "/readyz": "check_readiness",
     }
-    bentoml_routes = {route["route"] for route in httpx.get(f"{server.url}/schema.json").json()["routes"]}
+    bentoml_routes = {route["route"] for route in get(f"{server.url}/schema.json").json()["routes"]}
     assert bentoml_routes <= set(operation_ids)
     assert all([tag in TAGS for tag in operation["tags"]] == [True] for _, operation in operations())
 
@@ -91,11 +91,11 @@ class _Links(HTMLParser):
 
 
 def test_the_documentation_page_loads_nothing_from_other_hosts(server: Server) -> None:
-    page = httpx.get(f"{server.url}/")
+    page = get(f"{server.url}/")
     assert page.headers["content-type"].startswith("text/html")
     links = _Links()
     links.feed(page.text)
     assert links.urls
     assert all(url.startswith("./") for url in links.urls)
-    assert all(httpx.get(f"{server.url}/{url}").status_code == 200 for url in links.urls)
+    assert all(get(f"{server.url}/{url}").status_code == 200 for url in links.urls)
     assert not re.search(r"https?://", page.text)

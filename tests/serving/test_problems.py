@@ -1,35 +1,36 @@
-"""Errors of the real service: wrong, large and unauthorized requests, timeouts and full queues; and what it logs."""
+"""Errors of the real service: wrong, oversized and unauthorized requests, timeouts, and too many texts at once; and what it logs."""
 
 import http.client
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.client import CONTEXT, GENERATORS, SEED_BODY, check_error, check_problem, post
-from tests.conftest import KEY, HeldServer, Server, wait_until
+from tests.client import CONTEXT, GENERATE_BODY, GENERATE_ROUTES, check_error, check_problem, get, post
+from tests.conftest import HANG_SECONDS, KEY, HeldServer, Server, wait_until
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("missing", {"length": 20}, "start_word"),
     ("zero", {"start_word": "The", "length": 0}, "length"),
     ("too long", {"start_word": "The", "length": 513}, "length"),
-    ("text for a number", {"start_word": "The", "length": "20"}, "length"),
-    ("number for a text", {"start_word": 7, "length": 20}, "start_word"),
+    ("string for a number", {"start_word": "The", "length": "20"}, "length"),
+    ("number for a string", {"start_word": 7, "length": 20}, "start_word"),
     ("null", {"start_word": None, "length": 20}, "start_word"),
     ("empty prompt", {"start_word": "", "length": 20}, "start_word"),
     ("long prompt", {"start_word": "x" * 4001, "length": 20}, "start_word"),
-    ("unknown field", SEED_BODY | {"lenght": 20}, "lenght"),
-    ("temperature", SEED_BODY | {"temperature": 3}, "temperature"),
-    ("top_p", SEED_BODY | {"top_p": 0}, "top_p"),
-    ("top_k", SEED_BODY | {"top_k": -1}, "top_k"),
-    ("seed", SEED_BODY | {"seed": 2**32}, "seed"),
-    ("empty stop", SEED_BODY | {"stop": [""]}, "stop"),
+    ("unknown field", GENERATE_BODY | {"lenght": 20}, "lenght"),
+    ("temperature", GENERATE_BODY | {"temperature": 3}, "temperature"),
+    ("top_p", GENERATE_BODY | {"top_p": 0}, "top_p"),
+    ("top_k", GENERATE_BODY | {"top_k": -1}, "top_k"),
+    ("seed", GENERATE_BODY | {"seed": 2**32}, "seed"),
+    ("empty stop", GENERATE_BODY | {"stop": [""]}, "stop"),
 ]
 
 
-@pytest.mark.parametrize("route", GENERATORS)
+@pytest.mark.parametrize("route", GENERATE_ROUTES)
 @pytest.mark.parametrize(("body", "field"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
 def test_a_wrong_field_is_named(server: Server, route: str, body: dict[str, Any], field: str) -> None:
     check_problem(post(server, route, body), 422, field)
@@ -40,10 +41,10 @@ def test_one_problem_names_every_wrong_field(server: Server) -> None:
     assert {fault["loc"][0] for fault in problem["errors"]} == {"start_word", "length", "temperature"}
 
 
-@pytest.mark.parametrize("route", [*GENERATORS, "/answer_question"])
+@pytest.mark.parametrize("route", [*GENERATE_ROUTES, "/answer_question"])
 def test_a_body_that_is_not_a_json_object_is_refused(server: Server, route: str) -> None:
     def send(content: bytes, media_type: str = "application/json") -> httpx.Response:
-        return httpx.post(f"{server.url}{route}", content=content, headers={"content-type": media_type})
+        return httpx.post(f"{server.url}{route}", content=content, headers={"content-type": media_type}, timeout=HANG_SECONDS)
 
     check_problem(send(b'{"start_word": "The", '), 400)
     check_problem(send(b""), 400)
@@ -54,10 +55,15 @@ def test_a_body_that_is_not_a_json_object_is_refused(server: Server, route: str)
 
 def test_a_body_of_ten_megabytes_is_refused_with_and_without_a_content_length(server: Server) -> None:
     body = json.dumps({"start_word": "x" * 10_000_000, "length": 20}).encode()
-    check_problem(httpx.post(f"{server.url}/generate_text", content=body, headers={"content-type": "application/json"}), 413)
+
+    def send(content: bytes | Iterator[bytes]) -> httpx.Response:
+        headers = {"content-type": "application/json"}
+        return httpx.post(f"{server.url}/generate_text", content=content, headers=headers, timeout=HANG_SECONDS)
+
+    check_problem(send(body), 413)
     chunks = (body[start : start + 65_536] for start in range(0, len(body), 65_536))
     try:
-        response = httpx.post(f"{server.url}/generate_text", content=chunks, headers={"content-type": "application/json"})
+        response = send(chunks)
     except httpx.WriteError:
         return  # the server may respond and close the connection before the whole body has been sent
     check_problem(response, 413)
@@ -68,7 +74,7 @@ def test_a_context_that_does_not_fit_or_is_missing_is_refused(server: Server) ->
     check_problem(post(server, "/generate_with_llm", {"start_word": "¶" * 2000, "length": 9}), 422, "start_word")
     check_problem(post(server, "/generate_with_llm", {"start_word": "Who?", "length": 9, "context": "¶" * 2000}), 422, "context")
     check_problem(post(server, "/answer_question", {"question": "Who?"}), 422, "context")
-    check_problem(post(server, "/generate_text", SEED_BODY | {"context": CONTEXT}), 422, "context")
+    check_problem(post(server, "/generate_text", GENERATE_BODY | {"context": CONTEXT}), 422, "context")
 
 
 def test_a_blank_question_or_context_is_refused(server: Server) -> None:
@@ -84,7 +90,7 @@ def test_a_request_stops_generating_when_its_client_leaves(strict: HeldServer) -
         strict.wait_for("started", 1)
         connection.close()
         strict.wait_for("closed", 1)
-    assert post(strict, "/generate_with_rnn", SEED_BODY, key=KEY).status_code == 200
+    assert post(strict, "/generate_with_rnn", GENERATE_BODY, key=KEY).status_code == 200
 
 
 def test_a_slow_request_gets_504_and_makes_room_for_others(hurried: HeldServer) -> None:
@@ -94,31 +100,32 @@ def test_a_slow_request_gets_504_and_makes_room_for_others(hurried: HeldServer) 
         openai = pool.submit(post, hurried, "/v1/completions", full)
         check_problem(native.result(), 504)
         check_error(openai.result(), 504, code="timeout")
-        hurried.wait_for("closed", 16)
-    assert post(hurried, "/v1/completions", full | {"max_tokens": 1}).status_code == 200
+        wait_until(hurried.all_closed, "the texts of both requests are closed")
+    response = post(hurried, "/v1/completions", full | {"max_tokens": 1})
+    assert response.status_code != 429, response.text
     assert "Traceback" not in hurried.log.read_text()
 
 
 def test_unknown_routes_and_methods_are_refused(server: Server) -> None:
-    check_problem(httpx.get(f"{server.url}/nowhere"), 404)
-    refused = httpx.get(f"{server.url}/generate_text")
+    check_problem(get(f"{server.url}/nowhere"), 404)
+    refused = get(f"{server.url}/generate_text")
     check_problem(refused, 405)
     assert refused.headers["allow"] == "POST"
-    check_problem(httpx.post(f"{server.url}/generate_text/", json=SEED_BODY), 404)
-    check_error(httpx.get(f"{server.url}/v1/nowhere"), 404)
-    check_error(httpx.get(f"{server.url}/v1/completions"), 405)
+    check_problem(httpx.post(f"{server.url}/generate_text/", json=GENERATE_BODY, timeout=HANG_SECONDS), 404)
+    check_error(get(f"{server.url}/v1/nowhere"), 404)
+    check_error(get(f"{server.url}/v1/completions"), 405)
 
 
 def test_a_client_error_is_one_line_in_the_log_with_its_request_id(server: Server) -> None:
     responses = [
-        httpx.get(f"{server.url}/first"),
+        get(f"{server.url}/first"),
         post(server, "/generate_text", {"start_word": "The", "length": 0}),
         post(server, "/v1/completions", {"model": "llm"}),
-        httpx.get(f"{server.url}/last"),
+        get(f"{server.url}/last"),
     ]
     spans = [f"span={response.headers['x-request-id']}" for response in responses]
     wait_until(lambda: spans[-1] in server.log.read_text(), "the last request is in the log")
-    # The service logs its requests in order: all lines from that of the first to that of the last belong to these.
+    # The service logs requests in order: from the first request's line to the last one's, every line is about these four.
     log = server.log.read_text().splitlines()
     first, last = (next(index for index, line in enumerate(log) if span in line) for span in (spans[0], spans[-1]))
     lines = log[first : last + 1]
@@ -130,23 +137,23 @@ def test_a_client_error_is_one_line_in_the_log_with_its_request_id(server: Serve
 
 
 def test_every_response_has_its_own_request_id(server: Server) -> None:
-    responses = [post(server, "/generate_text", SEED_BODY) for _ in range(2)]
-    responses += [httpx.get(f"{server.url}{path}") for path in ("/info", "/v1/models", "/livez", "/docs.json", "/nowhere")]
+    responses = [post(server, "/generate_text", GENERATE_BODY) for _ in range(2)]
+    responses += [get(f"{server.url}{path}") for path in ("/info", "/v1/models", "/livez", "/docs.json", "/nowhere")]
     assert len({response.headers["x-request-id"] for response in responses}) == len(responses)
 
 
 def test_a_request_without_the_key_is_refused(strict: Server) -> None:
-    for route, body in [("/generate_text", SEED_BODY), ("/answer_question", {"question": "Who?", "context": CONTEXT})]:
+    for route, body in [("/generate_text", GENERATE_BODY), ("/answer_question", {"question": "Who?", "context": CONTEXT})]:
         for key in (None, "another", KEY[:-1]):
             refused = post(strict, route, body, key=key)
             check_problem(refused, 401)
             assert refused.headers["www-authenticate"] == "Bearer"
         assert post(strict, route, body, key=KEY).status_code == 200
-    check_problem(httpx.get(f"{strict.url}/info"), 401)
+    check_problem(get(f"{strict.url}/info"), 401)
     check_error(post(strict, "/v1/completions", {"model": "llm", "prompt": "The"}), 401, code="invalid_api_key")
-    check_error(httpx.get(f"{strict.url}/v1/models"), 401)
+    check_error(get(f"{strict.url}/v1/models"), 401)
     for path in ("/", "/docs.json", "/livez", "/readyz", "/metrics", "/static_content/swagger-ui.css"):
-        assert httpx.get(f"{strict.url}{path}").status_code == 200
+        assert get(f"{strict.url}{path}").status_code == 200
 
 
 def test_texts_beyond_the_limit_are_refused_with_429_and_retry_after(strict: HeldServer) -> None:
@@ -155,13 +162,13 @@ def test_texts_beyond_the_limit_are_refused_with_429_and_retry_after(strict: Hel
         with strict.texts_held():
             running = pool.submit(post, strict, "/v1/completions", full, key=KEY)
             strict.wait_for("started", 16)
-            refused = post(strict, "/generate_text", SEED_BODY, key=KEY)
+            refused = post(strict, "/generate_text", GENERATE_BODY, key=KEY)
             check_problem(refused, 429)
             assert int(refused.headers["retry-after"]) >= 1
             check_error(post(strict, "/v1/completions", {"model": "llm", "prompt": "The"}, key=KEY), 429, code="too_many_requests")
-            assert httpx.get(f"{strict.url}/livez").status_code == 200
+            assert get(f"{strict.url}/livez").status_code == 200
         assert running.result().status_code == 200
-    assert post(strict, "/generate_text", SEED_BODY, key=KEY).status_code == 200
+    assert post(strict, "/generate_text", GENERATE_BODY, key=KEY).status_code == 200
 
 
 def test_a_request_of_more_texts_than_the_limit_is_answered_when_no_other_runs(strict: Server) -> None:

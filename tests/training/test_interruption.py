@@ -1,4 +1,4 @@
-"""Each case runs in a process of its own: a signal to pytest's would reach handlers of whatever other tests loaded."""
+"""Each case runs in a process of its own: in pytest's, a signal would reach the handlers of libraries that other tests have loaded."""
 
 import pytest
 
@@ -49,14 +49,14 @@ NOTICE = "finishing this step, then saving; a second signal ends the run at once
         ),
     ],
     ids=[
-        "SIGTERM ends other work at once",
-        "Ctrl-C ends other work at once",
+        "SIGTERM outside the block ends the run at once",
+        "Ctrl-C outside the block ends the run at once",
         "SIGTERM waits for the end of the block",
         "Ctrl-C waits for the end of the block",
         "a second signal does not wait",
         "a signal after the block does not wait",
         "a block without a signal ends normally",
-        "a signal that another process has received is not the first of two",
+        "a signal to another process does not count as the first of two",
     ],
 )
 def test_a_signal_ends_the_run_at_once_or_after_the_deferred_block(

@@ -41,7 +41,7 @@ class Pace:
         return await task
 
     def limit(self, step: Callable[..., T]) -> Callable[..., T]:
-        """Wrap a function that takes a step."""
+        """Wrap a function that takes a step, so that it waits until the step is allowed."""
         taken = 0
 
         def limited(*arguments: Any) -> T:

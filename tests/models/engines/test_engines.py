@@ -47,7 +47,7 @@ def test_requests_in_a_batch_keep_their_own_parameters(engine: Engine) -> None:
     async def together() -> list[list[Token]]:
         return await asyncio.gather(*(collect(engine.stream("The", params)) for params in mixed))
 
-    # Compare probabilities, because the text of a tiny model may not contain a single character.
+    # Compare probabilities, because the text of a tiny model may be empty.
     greedy, narrow, _, _, nucleus, hot = ([token.cumulative_logprob for token in tokens] for tokens in asyncio.run(together()))
     assert narrow == pytest.approx(greedy, abs=1e-4)
     assert nucleus == pytest.approx(greedy, abs=1e-4)
@@ -110,10 +110,11 @@ def test_closed_streams_take_no_more_steps(paced: Paced) -> None:
             await stream.aclose()
         await paced.pace.step_until(paced.wait_until_idle())
 
+    before = paced.engine.steps
     paced.pace.hold()
     try:
         asyncio.run(leave())
-        assert 20 <= paced.pace.allowed < 600  # a step serves all four streams; none of them took its 700
+        assert 20 <= paced.engine.steps - before < 600  # a step serves all four streams, and none of them took its 700
     finally:
         paced.pace.release()
     check_that_only_a_new_request_takes_steps(paced.engine)

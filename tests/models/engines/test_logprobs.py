@@ -92,7 +92,7 @@ def test_a_length_of_zero_generates_nothing(engine: Engine) -> None:
     assert engine.steps == before
 
 
-def test_unknown_ids_and_long_prompts_are_rejected_before_anything_is_read(engine: Engine) -> None:
+def test_unknown_ids_and_long_prompts_are_rejected(engine: Engine) -> None:
     llm = LLM(engine)
     for params in (SamplingParams(1), SamplingParams(1, logprobs=1)):
         with pytest.raises(UnknownIds, match="1000 is not a token id of this model, which has 1,000 tokens"):
@@ -121,7 +121,7 @@ def test_a_waiting_reader_learns_that_the_engine_has_stopped(artifact: Path, mon
     asyncio.run(read_while_closing())
 
 
-def test_an_abandoned_text_is_dropped(engine: Engine) -> None:
+def test_abandoned_readers_do_not_disturb_the_next_one(engine: Engine) -> None:
     async def abandon() -> list[IdLogprob]:
         for _ in range(50):
             reader = engine.logprob_reader()

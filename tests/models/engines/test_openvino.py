@@ -67,14 +67,14 @@ def converse(directory: Path, *messages: AddRequest) -> list[Ready | StepReport 
     ours.send((directory, EXACT))
     for message in messages:
         ours.send(message)
-    answers = []
+    replies = []
     with contextlib.suppress(RuntimeError):
         main(os.dup(theirs.fileno()))
     while ours.poll():
-        answers.append(ours.recv())
+        replies.append(ours.recv())
     ours.close()
     theirs.close()
-    return answers
+    return replies
 
 
 def test_a_failing_step_is_reported_to_the_service(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,16 +138,16 @@ def test_a_prompt_that_is_not_valid_unicode_fails_alone(artifact: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "width"),
+    ("config", "size"),
     [
         ({"n_embd": 768}, 768),
         ({"n_embd": 64, "n_inner": 96}, 32),
         ({"hidden_size": 576, "intermediate_size": 1536}, 192),
     ],
 )
-def test_the_activation_group_size_divides_every_width_of_the_model(config: dict[str, int], width: int, tmp_path: Path) -> None:
+def test_the_activation_group_size_divides_every_width_of_the_model(config: dict[str, int], size: int, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert activation_group_size(tmp_path) == width
+    assert activation_group_size(tmp_path) == size
 
 
 def test_int8_weights_change_probabilities_by_their_rounding_only(artifact: Path, tmp_path: Path) -> None:

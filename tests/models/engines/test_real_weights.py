@@ -1,4 +1,4 @@
-"""Both engines on real weights, where the quickstart has left them: the same greedy text in full precision."""
+"""Both engines write the same greedy text in full precision, on the real weights that the quickstart fetches."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ WEIGHTS = PROJECT / "runs/base-models/smollm2-135m-instruct"
 
 
 @pytest.mark.skipif(not WEIGHTS.exists(), reason="no real weights: `python train.py --preset quickstart` fetches them")
-def test_same_greedy_text_in_full_precision(tmp_path: Path) -> None:
+def test_both_engines_write_the_same_greedy_text_in_full_precision(tmp_path: Path) -> None:
     shutil.copytree(WEIGHTS, tmp_path, dirs_exist_ok=True)
     export_openvino(tmp_path, tmp_path / "openvino", "fp32")
     rows = [json.loads(line) for line in (QUICKSTART / "validation.jsonl").read_text().splitlines()][::9]

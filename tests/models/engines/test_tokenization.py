@@ -9,8 +9,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from models.base import PromptTooLong
 from models.engines.tokenization import IncrementalDetokenizer, ModelLimits, load_tokenizer
 
-SIGNS = pre_tokenizers.ByteLevel.alphabet()
-BYTES = Tokenizer(models.BPE({sign: n for n, sign in enumerate(sorted(SIGNS))}, []))
+BYTE_SYMBOLS = pre_tokenizers.ByteLevel.alphabet()
+BYTES = Tokenizer(models.BPE({symbol: n for n, symbol in enumerate(sorted(BYTE_SYMBOLS))}, []))
 """A tokenizer with one token for each byte, spelled as in GPT-2's vocabulary, and an end-of-text token."""
 BYTES.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 BYTES.decoder = decoders.ByteLevel()
@@ -20,8 +20,8 @@ EOS = BYTES.encode("<end>").ids[0]
 
 @given(st.text(max_size=40), st.booleans())
 @example("\N{REPLACEMENT CHARACTER}", False)
-def test_joined_pieces_are_the_text_and_no_piece_is_half_a_character(text: str, ends: bool) -> None:
-    ids = [*BYTES.encode(text).ids, *([EOS] if ends else [])] or [EOS]
+def test_joined_pieces_are_the_text_and_no_piece_is_half_a_character(text: str, with_eos: bool) -> None:
+    ids = [*BYTES.encode(text).ids, *([EOS] if with_eos else [])] or [EOS]
     incremental = IncrementalDetokenizer(BYTES, BYTES.encode("A").ids, frozenset([EOS]))
     reasons = [None] * (len(ids) - 1) + ["stop"]
     pieces = [incremental.token([id], -0.5, reason).text for id, reason in zip(ids, reasons, strict=True)]  # type: ignore[arg-type]

@@ -31,10 +31,10 @@ def test_the_cuda_engine_samples_like_the_reference_function(data: st.DataObject
     sampling.write_sampled(scores, output)
     kept = kept[np.argsort(-weights[kept], kind="stable")]
     mass = weights[kept].cumsum()
-    far = np.abs(mass[:, None] - uniform * mass[-1]).min(0) > 1e-4 * mass[-1]  # elsewhere rounding decides
+    unambiguous = np.abs(mass[:, None] - uniform * mass[-1]).min(0) > 1e-4 * mass[-1]  # elsewhere rounding decides
     expected = kept[np.minimum(np.searchsorted(mass, uniform * mass[-1], side="right"), len(kept) - 1)]
-    cut = np.abs(np.sort(weights)[::-1].cumsum() / weights.sum() - params.top_p).min() if not params.top_k else 1
-    if cut > 1e-5:
-        assert output[0].numpy()[far].tolist() == expected[far].tolist()
+    distance_to_top_p = np.abs(np.sort(weights)[::-1].cumsum() / weights.sum() - params.top_p).min() if not params.top_k else 1
+    if distance_to_top_p > 1e-5:
+        assert output[0].numpy()[unambiguous].tolist() == expected[unambiguous].tolist()
     logprobs = output[1].view(torch.float32)
     assert logprobs.tolist() == pytest.approx(scores.log_softmax(-1)[0, output[0].long()].tolist(), abs=1e-5)

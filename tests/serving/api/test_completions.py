@@ -2,14 +2,14 @@
 
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 
 from models.bigram import Bigram
+from models.engines.tokenization import load_tokenizer
 from models.rnn import LSTM
-from models.words import tokenize
-from tests.client import MODELS, check_error, complete, post, stream_events
+from models.words import BOUNDARY, UNKNOWN, tokenize
+from tests.client import MODELS, check_error, complete, get, post, stream_events
 from tests.conftest import Server, Trained
 from tests.contract import check_response
 
@@ -64,7 +64,7 @@ def test_several_prompts_are_completed_in_order(server: Server, model: str) -> N
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_text_ends_before_a_stop_string(server: Server, model: str) -> None:
-    for seed in range(20):  # until a text is long enough to stop in it
+    for seed in range(20):  # until a text is long enough to contain a stop string
         parameters = HOT | {"seed": seed, "logprobs": 0}
         whole = text_of(complete(server, model, **parameters))
         if len(whole) > 8:
@@ -96,16 +96,15 @@ def test_logprobs_list_each_token_and_its_alternatives(server: Server, model: st
 
 @pytest.mark.parametrize("model", ["bigram", "rnn"])
 def test_a_generated_word_has_the_same_logprob_as_a_word_of_the_prompt(server: Server, model: str) -> None:
-    (written,) = complete(server, model, logprobs=1, echo=True, temperature=0)[
-        "choices"
-    ]  # at a high temperature words may run into one another
+    # Greedy, because at a high temperature words may run into one another.
+    (written,) = complete(server, model, logprobs=1, echo=True, temperature=0)["choices"]
     read = complete(server, model, prompt=written["text"], max_tokens=0, echo=True, logprobs=1)
     assert read["choices"][0]["text"] == written["text"]
     assert read["choices"][0]["logprobs"] == written["logprobs"]
     assert read["usage"]["completion_tokens"] == 0
 
 
-def test_an_unknown_word_is_spelled(server: Server) -> None:
+def test_the_logprob_of_an_unknown_word_includes_its_spelling(server: Server) -> None:
     short, long = (
         complete(server, "bigram", prompt=f"The {word}", max_tokens=0, echo=True, logprobs=0)["choices"][0]["logprobs"]
         for word in ("zzyzx", "zzyzxzzyzxzzyzx")
@@ -119,27 +118,32 @@ def test_prompt_logprobs_are_those_of_the_model(server: Server, trained: Trained
     for name, kind in (("bigram", Bigram), ("rnn", LSTM)):
         loaded = kind.load(trained.output / name)
         known = loaded.vocabulary.encode(tokenize(prompt))
-        assert 1 not in known
-        expected = loaded.logprobs(np.array([0, *known]))
+        assert UNKNOWN not in known
+        expected = loaded.logprobs(np.array([BOUNDARY, *known]))
         (choice,) = complete(server, name, prompt=prompt, max_tokens=0, echo=True, logprobs=0)["choices"]
         assert choice["logprobs"]["token_logprobs"] == pytest.approx(expected, abs=1e-4)
 
 
-def test_token_ids_are_used_as_they_are(server: Server) -> None:
+def test_token_ids_are_used_as_they_are(server: Server, trained: Trained) -> None:
     for prompt in ([5, 6, 7], [[5, 6, 7]]):
         completion = complete(server, prompt=prompt, max_tokens=2, logprobs=1, echo=True, temperature=0)
         assert completion["usage"]["prompt_tokens"] == 3
         logprobs = completion["choices"][0]["logprobs"]
         assert logprobs["token_logprobs"][0] is logprobs["top_logprobs"][0] is None
         assert all(logprob < 0 for logprob in logprobs["token_logprobs"][1:])
+    tokenizer = load_tokenizer(trained.output / "llm")
+    start = tokenizer.token_to_id("<|endoftext|>")  # a text gets it, ids do not
+    as_text = complete(server, prompt="The light", max_tokens=8, temperature=0, logprobs=0)
+    as_ids = complete(server, prompt=[start, *tokenizer.encode("The light").ids], max_tokens=8, temperature=0, logprobs=0)
+    assert as_ids["choices"][0]["logprobs"]["tokens"] == as_text["choices"][0]["logprobs"]["tokens"]
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("separately", [False, True])
-def test_a_stream_is_the_completion_in_pieces(server: Server, model: str, separately: bool) -> None:
+@pytest.mark.parametrize("separate_usage", [False, True])
+def test_a_stream_is_the_completion_in_pieces(server: Server, model: str, separate_usage: bool) -> None:
     parameters = {"prompt": ["The light", "A ship"], "n": 2, "echo": True, "logprobs": 1, **HOT}
     whole = complete(server, model, **parameters)
-    options = {"stream_options": {"include_usage": True}} if separately else {}
+    options = {"stream_options": {"include_usage": True}} if separate_usage else {}
     chunks = stream_events(server, "/v1/completions", {"model": model} | parameters | options)
     assert len({chunk["id"] for chunk in chunks}) == 1
     for choice in whole["choices"]:
@@ -156,7 +160,7 @@ def test_a_stream_is_the_completion_in_pieces(server: Server, model: str, separa
                 )
                 assert [pytest.approx(each, abs=1e-4) for each in values] == streamed
     assert [chunk["usage"] for chunk in chunks] == [None] * (len(chunks) - 1) + [whole["usage"]]
-    assert (chunks[-1]["choices"] == []) is separately
+    assert (chunks[-1]["choices"] == []) is separate_usage
 
 
 REFUSED: list[tuple[str, dict[str, Any]]] = [
@@ -183,7 +187,7 @@ def test_a_field_that_is_wrong_or_has_no_effect_is_refused_by_name(server: Serve
 
 def test_an_unknown_model_is_refused(server: Server) -> None:
     check_error(post(server, "/v1/completions", {"model": "gpt-4", "prompt": "The"}), 404, param="model", code="model_not_found")
-    check_error(httpx.get(f"{server.url}/v1/models/gpt-4"), 404, param="model", code="model_not_found")
+    check_error(get(f"{server.url}/v1/models/gpt-4"), 404, param="model", code="model_not_found")
     check_error(post(server, "/v1/completions", {"prompt": "The"}), 400, param="model")
 
 
@@ -194,11 +198,11 @@ def test_null_means_the_default(server: Server) -> None:
 
 
 def test_the_models_are_listed(server: Server) -> None:
-    response = httpx.get(f"{server.url}/v1/models")
+    response = get(f"{server.url}/v1/models")
     check_response(response)
     listed = response.json()["data"]
     assert [model["id"] for model in listed] == MODELS
     for model in listed:
-        one = httpx.get(f"{server.url}/v1/models/{model['id']}")
+        one = get(f"{server.url}/v1/models/{model['id']}")
         check_response(one)
         assert one.json() == model

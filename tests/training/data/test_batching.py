@@ -1,10 +1,8 @@
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from training.data.batching import PADDING, MicroBatchSampler, StepSampler, collate, split_step
-from training.fine_tuning.loop import learning_rate
 
 ROWS = [
     {"input_ids": [5, 6, 7, 8, 9], "position_ids": [0, 1, 2, 3, 4], "segments": [1] * 5, "weights": [0, 0, 0, 1.0, 1.0]},
@@ -68,11 +66,3 @@ def test_a_resumed_epoch_continues_at_its_step(processes: int, start: int) -> No
         resumed.start = start
         before = [rows for step in sampler.steps(0)[:start] for rows in whole.micro_batches(step)]
         assert before + list(resumed) == list(whole)
-
-
-def test_learning_rate_rises_then_falls_to_zero() -> None:
-    rates = [learning_rate(1.0, percent / 100) for percent in range(101)]
-    assert rates[0] == rates[100] == 0
-    assert max(rates) == rates[5] == pytest.approx(1)
-    assert rates[:6] == sorted(rates[:6])
-    assert rates[5:] == sorted(rates[5:], reverse=True)

@@ -1,4 +1,4 @@
-"""A checkpoint is complete or not there."""
+"""Only a complete checkpoint is resumed from."""
 
 import json
 from pathlib import Path

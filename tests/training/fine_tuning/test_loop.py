@@ -13,7 +13,7 @@ from training.data.encoding import EncodingConfig, encode
 from training.data.squad import load_splits
 from training.device import build_accelerator
 from training.fine_tuning.checkpoint import newest_checkpoint
-from training.fine_tuning.loop import FineTuner, Progress
+from training.fine_tuning.loop import FineTuner, Progress, learning_rate
 from training.fine_tuning.metrics_log import MetricsLog
 from training.interruption import Interrupted, Interruption
 
@@ -67,7 +67,7 @@ def test_the_same_weights_are_not_validated_twice(tiny_base: Path, tmp_path: Pat
 
 def test_a_signal_ends_the_training_after_a_checkpoint_of_its_step(tiny_base: Path, tmp_path: Path) -> None:
     class AfterTwoSteps(MetricsLog):
-        """Requests the end of the run, as a signal does, before the third step, which a validation would follow."""
+        """Asks the run to end after its second step, as a signal would. A validation is due after the third."""
 
         def log(self, kind: str, step: int, **values: Any) -> None:
             super().log(kind, step, **values)
@@ -75,10 +75,18 @@ def test_a_signal_ends_the_training_after_a_checkpoint_of_its_step(tiny_base: Pa
                 interruption.requested = signal.SIGTERM
 
     interruption, config = Interruption(), Config(max_steps=9, batch_tokens=768, max_length=768, validations=3)
-    tuner = build_tuner(tiny_base, tmp_path, config, lambda _: pytest.fail("validated before the run ended"))
+    tuner = build_tuner(tiny_base, tmp_path, config, lambda _: pytest.fail("the run validated instead of ending"))
     tuner.metrics_log = AfterTwoSteps(tmp_path)
     with pytest.raises(Interrupted) as raised:
         tuner.run(interruption)
     tuner.metrics_log.close()
     assert raised.value.saved
     assert newest_checkpoint(tmp_path / "checkpoints") == tmp_path / "checkpoints/step-00000003"
+
+
+def test_the_learning_rate_rises_then_falls_to_zero() -> None:
+    rates = [learning_rate(1.0, percent / 100) for percent in range(101)]
+    assert rates[0] == rates[100] == 0
+    assert max(rates) == rates[5] == pytest.approx(1)
+    assert rates[:6] == sorted(rates[:6])
+    assert rates[5:] == sorted(rates[5:], reverse=True)

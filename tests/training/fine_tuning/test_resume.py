@@ -24,7 +24,7 @@ from training.fine_tuning.pipeline import encoding_config
 from training.interruption import Interruption
 from training.run import FINE_TUNING
 
-FLAGS = (  # 11 steps an epoch: 24 end in the third, and are validated after 12, in the second, and at the end
+FLAGS = (  # 11 steps an epoch, so that the 24 end in the third; validations follow step 12, in the second, and step 24
     "--only llm --no-register --epochs 3 --max-steps 24 --max-train-examples 100 --max-length 512 --batch-tokens 1024 "
     "--learning-rate 2e-3 --validations 2 --validation-examples 12 --eval-examples 12 --no-int8-check --dropout 0.1"
 )
@@ -184,9 +184,8 @@ def test_a_killed_and_then_terminated_run_resumes_bit_for_bit(runs: dict[str, Ru
     assert "the checkpoint is written, --resume continues from it" in terminated.printed
     assert "Traceback" not in terminated.printed
     assert resumed.status == 0, resumed.printed
-    assert (
-        f"step {TERMINATED_AT + 1} of" in resumed.printed
-    )  # the signal came after a step: it stopped at the end of the next, and lost nothing
+    # The signal came after step TERMINATED_AT: the run ended after the next one, and lost nothing.
+    assert f"step {TERMINATED_AT + 1} of" in resumed.printed
 
     output, expected = resumed.output, runs["uninterrupted"].output
     for file in ("llm/model.safetensors", "fine-tuning/checkpoints/last/model.safetensors", "fine-tuning/checkpoints/last/optimizer.bin"):
@@ -196,7 +195,7 @@ def test_a_killed_and_then_terminated_run_resumes_bit_for_bit(runs: dict[str, Ru
 
 
 def take_steps_in_this_process(config: Config) -> None:
-    """Take the steps that the script takes with `config`."""
+    """Take the training steps that `train.py` takes with `config`."""
     splits = load_splits(config.dataset)
     train, _ = split_contexts(splits.train, config.max_train_examples or len(splits.train), config.seed)
     model, tokenizer = load_base(config.base_model, config.max_length, config.dropout)

@@ -1,0 +1,73 @@
+"""Event streams without a server: the deadline and the end of the service, whatever the speed of the machine."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+
+import pytest
+from starlette.types import Message
+
+from serving.settings import settings
+from serving.streaming import EventStream, ServiceStopping
+from tests.conftest import HANG_SECONDS
+
+
+@pytest.fixture
+def timeout_of_1_second(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TRIGEN_TIMEOUT_SECONDS", "1")
+    settings.cache_clear()
+    yield
+    settings.cache_clear()
+
+
+class Source:
+    """An endless source that pauses after its first item, and records that it has been closed."""
+
+    def __init__(self) -> None:
+        self.paused, self.closed = asyncio.Event(), False
+
+    async def items(self) -> AsyncGenerator[str]:
+        try:
+            yield "first"
+            self.paused.set()
+            await asyncio.Event().wait()
+        finally:
+            self.closed = True
+
+
+async def encode(items: AsyncIterator[str]) -> AsyncGenerator[str]:
+    try:
+        async for item in items:
+            yield item
+    except (TimeoutError, ServiceStopping) as error:
+        yield type(error).__name__
+
+
+def stream(interrupt: Callable[["asyncio.Task[None]"], object]) -> tuple[bytes, bool]:
+    """Send a stream, call `interrupt` once the source has paused, and return the body and whether the source has been closed."""
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def main() -> tuple[bytes, bool]:
+        source, body = Source(), bytearray()
+
+        async def send(message: Message) -> None:
+            body.extend(message.get("body", b""))
+
+        response = await EventStream.open(source.items(), encode)
+        sending = asyncio.create_task(response({"type": "http", "asgi": {"spec_version": "2.4"}}, receive, send))
+        await asyncio.wait_for(source.paused.wait(), HANG_SECONDS)
+        interrupt(sending)
+        await asyncio.wait([sending], timeout=HANG_SECONDS)
+        return bytes(body), source.closed
+
+    return asyncio.run(main())
+
+
+def test_a_timeout_is_the_last_event_and_closes_the_source(timeout_of_1_second: None) -> None:
+    assert stream(lambda _: None) == (b"data: first\n\ndata: TimeoutError\n\n", True)
+
+
+def test_a_stopping_service_is_the_last_event_and_closes_the_source() -> None:
+    assert stream(lambda sending: sending.cancel()) == (b"data: first\n\ndata: ServiceStopping\n\n", True)
