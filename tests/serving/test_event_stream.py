@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 
 import pytest
+from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 from serving.settings import settings
 from serving.streaming import EventStream, ServiceStopping
 from tests.conftest import HANG_SECONDS
+
+SCOPE = {"type": "http", "asgi": {"spec_version": "2.4"}}
 
 
 @pytest.fixture
@@ -56,7 +59,7 @@ def stream(interrupt: Callable[["asyncio.Task[None]"], object]) -> tuple[bytes, 
             body.extend(message.get("body", b""))
 
         response = await EventStream.open(source.items(), encode)
-        sending = asyncio.create_task(response({"type": "http", "asgi": {"spec_version": "2.4"}}, receive, send))
+        sending = asyncio.create_task(response(SCOPE, receive, send))
         await asyncio.wait_for(source.paused.wait(), HANG_SECONDS)
         interrupt(sending)
         await asyncio.wait([sending], timeout=HANG_SECONDS)
@@ -71,3 +74,31 @@ def test_a_timeout_is_the_last_event_and_closes_the_source(timeout_of_1_second: 
 
 def test_a_stopping_service_is_the_last_event_and_closes_the_source() -> None:
     assert stream(lambda sending: sending.cancel()) == (b"data: first\n\ndata: ServiceStopping\n\n", True)
+
+
+def test_a_client_that_leaves_between_two_events_closes_the_source() -> None:
+    closed = False
+
+    async def items() -> AsyncGenerator[str]:
+        nonlocal closed
+        try:
+            while True:
+                yield "item"
+        finally:
+            closed = True
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            raise OSError("the connection is closed")
+
+    async def main() -> bool:
+        response = await EventStream.open(items(), encode)
+        with pytest.raises(ClientDisconnect):
+            await response(SCOPE, receive, send)
+        return closed  # before the end of the event loop, which would close the source too
+
+    assert asyncio.run(main())
