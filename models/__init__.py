@@ -1,1 +1,1 @@
-"""The three language models, and what they share."""
+"""The three language models and the parts that they share."""

@@ -105,7 +105,7 @@ class _PingedConnection:
 
     async def send(self, message: Message) -> None:
         self._last_sent = asyncio.get_running_loop().time()
-        self._is_open = message.get("more_body", message["type"] == "http.response.start")
+        self._is_open = message["type"] == "http.response.start" or message.get("more_body", False)
         await self._send(message)
 
     async def ping(self) -> None:

@@ -1,1 +1,1 @@
-"""What `train.py` calls: from a data set and a base model to artifacts with their scores."""
+"""The training behind `train.py`: from a data set and a base model to artifacts and their metrics."""

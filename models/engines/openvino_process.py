@@ -53,8 +53,8 @@ def load_pipeline(directory: Path, config: OpenVINOConfig) -> genai.ContinuousBa
     scheduler.cache_size = config.cache_gb
     scheduler.enable_prefix_caching = config.prefix_caching
     scheduler.max_num_batched_tokens = config.step_tokens
-    if config.one_at_a_time:  # openvino-genai 2026.4 ignores max_num_seqs under dynamic_split_fuse
-        scheduler.dynamic_split_fuse, scheduler.max_num_seqs = False, 1
+    if config.one_at_a_time:
+        scheduler.dynamic_split_fuse = False
         scheduler.max_num_batched_tokens = ModelLimits(directory).context_length
     properties = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": str(activation_group_size(directory))} | dict(config.properties)
     return genai.ContinuousBatchingPipeline(directory / "openvino", scheduler, "CPU", properties, {})
@@ -134,17 +134,30 @@ class Batch:
     """The requests in progress and the pipeline that advances them together."""
 
     def __init__(self, directory: Path, config: OpenVINOConfig) -> None:
-        self._pipeline = load_pipeline(directory, config)
+        self._pipeline, self._one_at_a_time = load_pipeline(directory, config), config.one_at_a_time
         self._requests: dict[int, _RunningRequest] = {}
+        # With max_num_seqs=1 instead of this queue, openvino-genai 2026.4 drops all waiting requests when the running one is cancelled.
+        self._queue: dict[int, AddRequest] = {}
         self._steps, self._reported_running = 0, 0
 
     @property
     def idle(self) -> bool:
         """Whether a step would have nothing to do."""
-        return not self._pipeline.has_non_finished_requests()
+        return not (self._pipeline.has_non_finished_requests() or self._queue)
+
+    @property
+    def running(self) -> int:
+        """Number of requests in progress, queued ones included."""
+        return len(self._requests) + len(self._queue)
 
     def add(self, message: AddRequest) -> None:
         """Add a request. Raises an exception of openvino-genai if it rejects the request."""
+        if self._one_at_a_time and not self.idle:
+            self._queue[message.id] = message
+        else:
+            self._start(message)
+
+    def _start(self, message: AddRequest) -> None:
         params = message.params
         prompt = ov.Tensor(np.array([message.prompt]))
         handle = self._pipeline.add_request(message.id, prompt, generation_config(params, message.eos))
@@ -158,14 +171,21 @@ class Batch:
 
     def cancel(self, id: int) -> None:
         """Drop a request at the next step, unless it has finished."""
+        self._queue.pop(id, None)
         if request := self._requests.pop(id, None):
             request.handle.cancel()
 
     def step(self) -> StepReport | None:
         """Run one forward pass for all requests. Returns a report if there is anything to send."""
+        failures = []
+        if self._queue and not self._pipeline.has_non_finished_requests():
+            id = next(iter(self._queue))
+            try:
+                self._start(self._queue.pop(id))
+            except Exception as error:  # affects this request only
+                failures.append((id, str(error)))
         self._pipeline.step()
         self._steps += 1
-        failures = []
         for id, request in list(self._requests.items()):
             try:
                 request.read_tokens()
@@ -174,7 +194,7 @@ class Batch:
                 failures.append((id, str(error)))
         now, slowdown = time.monotonic(), max(1.0, len(self._requests) / FULL_RATE_REQUESTS)
         outputs = [request.flush(now) for request in self._requests.values() if request.should_flush(now, slowdown)]
-        if not (outputs or failures or len(self._requests) != self._reported_running):
+        if not (outputs or failures or self.running != self._reported_running):
             return None
         for output in outputs:
             if output.finish_reason:
@@ -183,7 +203,7 @@ class Batch:
 
     def report(self, outputs: list[Output], failures: list[tuple[int, str]]) -> StepReport:
         """Return a report with the current number of steps and running requests."""
-        self._reported_running = len(self._requests)
+        self._reported_running = self.running
         return StepReport(self._steps, self._reported_running, outputs, failures)
 
 

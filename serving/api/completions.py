@@ -211,13 +211,14 @@ def _join(text: _Text, pieces: list[ChunkChoice]) -> CompletionChoice:
     parts = [piece.logprobs for piece in pieces if piece.logprobs]
     logprobs = None
     if parts:
-        # `text.offset` is now the end of the last token; it lies beyond the joined text only if a stop string cut tokens off.
-        kept = sum(offset < len(joined) or text.offset <= len(joined) for part in parts for offset in part.text_offset)
+        offsets = [offset for part in parts for offset in part.text_offset]
+        end_of_last_token = text.offset  # beyond the joined text if a stop string cut tokens off
+        kept = len(offsets) if end_of_last_token <= len(joined) else sum(offset < len(joined) for offset in offsets)
         logprobs = Logprobs(
             tokens=[token for part in parts for token in part.tokens][:kept],
             token_logprobs=[logprob for part in parts for logprob in part.token_logprobs][:kept],
             top_logprobs=[top for part in parts for top in part.top_logprobs][:kept],
-            text_offset=[offset for part in parts for offset in part.text_offset][:kept],
+            text_offset=offsets[:kept],
         )
     assert text.finish_reason
     return CompletionChoice(index=text.index, text=joined, logprobs=logprobs, finish_reason=text.finish_reason)

@@ -97,6 +97,23 @@ def test_a_cancelled_request_takes_no_more_than_one_step(artifact: Path, steps: 
     assert batch.idle
 
 
+def test_cancelling_a_reproducible_request_leaves_the_queued_ones_running(artifact: Path) -> None:
+    batch = Batch(artifact, REPRODUCIBLE)
+    reports = []
+    for id in range(3):
+        batch.add(AddRequest(id, [1], SamplingParams(4, temperature=0), frozenset()))
+        reports.append(batch.step())
+    assert batch.running == 3
+    batch.cancel(0)
+    batch.cancel(2)
+    while not batch.idle:
+        reports.append(batch.step())
+    outputs = [output for report in reports if report for output in report.outputs]
+    assert [report.failures for report in reports if report and report.failures] == []
+    assert sum(len(output.ids) for output in outputs if output.id == 1) == 4
+    assert {output.id for output in outputs} == {0, 1}
+
+
 def test_reproducible_requests_are_never_batched(artifact: Path) -> None:
     requests = [("The" * number, SamplingParams(20, temperature=2, seed=number)) for number in range(1, 9)]
 
