@@ -94,10 +94,11 @@ class LLM:
 
         See `TextModel.stream`. `params.logprobs` may be up to `models.engines.MAX_LOGPROBS`.
         """
-        if params.logprobs is None and params.length:  # the engine accepts no length of 0
-            document = self.document_start + prompt if isinstance(prompt, str) else prompt
-            return until_stop(self.engine.stream(document, params), params.stop)
-        return until_stop(self._stream_with_logprobs(prompt, params), params.stop)
+        if not params.length:
+            return self._generate_nothing(prompt)
+        if params.logprobs is not None:
+            return self._stream_with_logprobs(prompt, params)
+        return until_stop(self.engine.stream(self._document(prompt), params), params.stop)
 
     async def stream_with_prompt_logprobs(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[PromptLogprobs | Token]:
         """See `TextModel.stream_with_prompt_logprobs`."""
@@ -111,24 +112,29 @@ class LLM:
             text_logprobs.close()
 
     async def _stream_with_logprobs(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Token]:
-        text_logprobs = _TextLogprobs(self, prompt, params)
-        try:
-            if params.length:
-                await text_logprobs.read_prompt()
-            async with aclosing(self._generate_with_logprobs(text_logprobs, params)) as tokens:
-                async for token in tokens:
-                    yield token
-        finally:
-            text_logprobs.close()
+        """Yield the tokens of `stream_with_prompt_logprobs`."""
+        async with aclosing(self.stream_with_prompt_logprobs(prompt, params)) as items:
+            async for item in items:
+                if isinstance(item, Token):
+                    yield item
 
     async def _generate_with_logprobs(self, text_logprobs: "_TextLogprobs", params: SamplingParams) -> AsyncGenerator[Token]:
         """Yield the engine's tokens with their log-probabilities, which a second pass over the text computes."""
-        if not params.length:
+        if not params.length:  # which the engine does not accept
             yield NOTHING_GENERATED
             return
         async with aclosing(self.engine.stream(text_logprobs.prompt_ids, params)) as tokens:
             async for token in tokens:
                 yield replace(token, logprobs=await text_logprobs.read(token.ids))
+
+    def _document(self, prompt: Prompt) -> Prompt:
+        """Put the document start in front of a text; return ids as they are."""
+        return self.document_start + prompt if isinstance(prompt, str) else prompt
+
+    async def _generate_nothing(self, prompt: Prompt) -> AsyncGenerator[Token]:
+        """Check the prompt as `stream` does, and yield the token for a length of 0."""
+        self.engine.limits.check(len(encode(self.engine.tokenizer, self._document(prompt))), 0)
+        yield NOTHING_GENERATED
 
     def ask(self, question: str, context: str | None, params: SamplingParams) -> AsyncGenerator[Token]:
         """Generate the answer to a question: see `TextModel.stream`."""

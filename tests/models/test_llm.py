@@ -22,7 +22,7 @@ class Scripted:
         self.prompt: Prompt = ""
 
     def logprob_reader(self) -> LogprobReader:
-        raise NotImplementedError
+        pytest.fail("no log-probabilities were requested")
 
     async def stream(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Token]:
         self.prompt, self.params = prompt, params

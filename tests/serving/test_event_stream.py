@@ -1,25 +1,16 @@
 """Event streams without a server: the deadline and the end of the service, whatever the speed of the machine."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from serving.settings import settings
 from serving.streaming import EventStream, ServiceStopping
 from tests.conftest import HANG_SECONDS
 
 SCOPE = {"type": "http", "asgi": {"spec_version": "2.4"}}
-
-
-@pytest.fixture
-def timeout_of_1_second(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TRIGEN_TIMEOUT_SECONDS", "1")
-    settings.cache_clear()
-    yield
-    settings.cache_clear()
 
 
 class Source:
@@ -68,7 +59,8 @@ def stream(interrupt: Callable[["asyncio.Task[None]"], object]) -> tuple[bytes, 
     return asyncio.run(main())
 
 
-def test_a_timeout_is_the_last_event_and_closes_the_source(timeout_of_1_second: None) -> None:
+def test_a_timeout_is_the_last_event_and_closes_the_source(set_setting: Callable[[str, str], None]) -> None:
+    set_setting("TRIGEN_TIMEOUT_SECONDS", "1")
     assert stream(lambda _: None) == (b"data: first\n\ndata: TimeoutError\n\n", True)
 
 

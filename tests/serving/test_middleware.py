@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable
 
 import httpx
 import pytest
@@ -16,16 +16,12 @@ from starlette.types import Scope
 from serving.admission import ADMISSION, Admission
 from serving.middleware import ContractMiddleware
 from serving.problems import REQUEST_SCOPE, Problem
-from serving.settings import settings
 from tests.client import check_error, check_problem
 
 
 @pytest.fixture
-def limit_of_4_texts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TRIGEN_MAX_TEXTS", "4")
-    settings.cache_clear()
-    yield
-    settings.cache_clear()
+def limit_of_4_texts(set_setting: Callable[[str, str], None]) -> None:
+    set_setting("TRIGEN_MAX_TEXTS", "4")
 
 
 async def fail(request: Request) -> Response:
