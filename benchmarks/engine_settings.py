@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.contestants import run_contestant
-from models.engines.openvino_messages import EXACT, REPRODUCIBLE, OpenVINOConfig
+from models.engines.openvino import EXACT, REPRODUCIBLE, OpenVINOConfig
 
 CONCURRENCIES = (1, 8, 32)
 CONTEXTS = 40
