@@ -150,10 +150,8 @@ async def until_stop(tokens: AsyncGenerator[Token], stop: tuple[str, ...]) -> As
         async for token in tokens:
             held += token.text
             logprobs.add(token.logprobs)
-            matches = [position for string in stop if (position := held.find(string)) >= 0]
-            if matches:
-                text = held[: min(matches)]
-                yield replace(token, text=text, finish_reason="stop", logprobs=logprobs.cut(len(text)))
+            if (end := first_stop(held, stop)) is not None:
+                yield replace(token, text=held[:end], finish_reason="stop", logprobs=logprobs.cut(end))
                 return
             keep = 0 if token.finish_reason else max(_overlap(held, string) for string in stop)
             ready, held = held[: len(held) - keep], held[len(held) - keep :]
@@ -194,6 +192,24 @@ class _HeldLogprobs:
     def rest(self) -> tuple[Logprob, ...]:
         """Return all entries that are left."""
         return tuple(logprob for _, logprob in self._held)
+
+
+def first_stop(text: str, stop: tuple[str, ...]) -> int | None:
+    """Return where the first of the `stop` strings begins in `text`, or None."""
+    return min((position for string in stop if (position := text.find(string)) >= 0), default=None)
+
+
+def join(tokens: Sequence[Token]) -> Token:
+    """Return the `tokens` of one text, of which there is at least one, as a single `Token`."""
+    logprobs = [token.cumulative_logprob for token in tokens if token.cumulative_logprob is not None]
+    return Token(
+        "".join(token.text for token in tokens),
+        cumulative_logprob=sum(logprobs) if logprobs else None,
+        finish_reason=tokens[-1].finish_reason,
+        count=sum(token.count for token in tokens),
+        ids=tuple(id for token in tokens for id in token.ids),
+        logprobs=tuple(entry for token in tokens for entry in token.logprobs),
+    )
 
 
 def _overlap(text: str, string: str) -> int:
