@@ -151,11 +151,12 @@ async def until_stop(tokens: AsyncGenerator[Token], stop: tuple[str, ...]) -> As
             held += token.text
             logprobs.add(token.logprobs)
             if (end := first_stop(held, stop)) is not None:
-                yield replace(token, text=held[:end], finish_reason="stop", logprobs=logprobs.cut(end))
+                yield replace(token, text=held[:end], finish_reason="stop", logprobs=logprobs.finish(end))
                 return
             keep = 0 if token.finish_reason else max(_overlap(held, string) for string in stop)
             ready, held = held[: len(held) - keep], held[len(held) - keep :]
-            yield replace(token, text=ready, logprobs=logprobs.rest() if token.finish_reason else logprobs.release(len(ready)))
+            sent = logprobs.finish(len(ready)) if token.finish_reason else logprobs.release(len(ready))
+            yield replace(token, text=ready, logprobs=sent)
 
 
 class _HeldLogprobs:
@@ -184,14 +185,13 @@ class _HeldLogprobs:
             released.append(self._held.popleft()[1])
         return tuple(released)
 
-    def cut(self, characters: int) -> tuple[Logprob, ...]:
-        """Return the entries of the tokens that begin before the end of the text, which has `characters` more characters."""
-        end = self._sent + characters
-        return tuple(logprob for start, logprob in self._held if start < end)
+    def finish(self, characters: int) -> tuple[Logprob, ...]:
+        """Return the entries that are left, given that the text ends after the next `characters`.
 
-    def rest(self) -> tuple[Logprob, ...]:
-        """Return all entries that are left."""
-        return tuple(logprob for _, logprob in self._held)
+        If a stop string has cut the text off, be it here or in the engine, those of tokens that begin after its end are dropped.
+        """
+        end = self._sent + characters
+        return tuple(logprob for start, logprob in self._held if start < end or self._end <= end)
 
 
 def first_stop(text: str, stop: tuple[str, ...]) -> int | None:

@@ -6,12 +6,25 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from typing import Protocol
 
 from serving.problems import Problem
 
 RATE_SECONDS = 30.0
 """Time constant of the moving average of the rate at which texts finish."""
 MAX_RETRY_SECONDS = 60
+
+
+class Observer(Protocol):
+    """Learns what an `Admission` does."""
+
+    def show_admission(self, running: int, waiting: int) -> None:
+        """The numbers of running and waiting texts have changed."""
+        ...
+
+    def count_rejection(self, reason: str) -> None:
+        """A request has been rejected."""
+        ...
 
 
 class Admission:
@@ -23,15 +36,14 @@ class Admission:
         limit: int,
         max_waiting: int,
         *,
-        on_change: Callable[[], None] = lambda: None,
+        observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_change` is called whenever `running` or `waiting` has changed."""
         self.model, self.limit, self.max_waiting = model, limit, max_waiting
         self.running = self.waiting = 0
         """Texts that are being generated, and texts that wait."""
         self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
-        self._on_change = on_change
+        self._observer = observer
         self._rate = _Rate(clock)
 
     @asynccontextmanager
@@ -59,13 +71,15 @@ class Admission:
 
     async def _wait(self, texts: int) -> None:
         if self.waiting + texts > self.max_waiting:
+            if self._observer:
+                self._observer.count_rejection("busy")
             seconds = self.retry_seconds(texts)
             detail = f"The model {self.model} is busy: {self.running} texts are running and {self.waiting} waiting. Retry in {seconds} s."
             raise Problem(429, detail, code="too_many_requests", headers={"retry-after": str(seconds)})
         entry = (texts, asyncio.get_running_loop().create_future())
         self._queue.append(entry)
         self.waiting += texts
-        self._on_change()
+        self._show()
         try:
             await entry[1]
         except asyncio.CancelledError:
@@ -86,7 +100,11 @@ class Admission:
             if not admitted.cancelled():
                 self._start(texts)
                 admitted.set_result(None)
-        self._on_change()
+        self._show()
+
+    def _show(self) -> None:
+        if self._observer:
+            self._observer.show_admission(self.running, self.waiting)
 
     def _fits(self, texts: int) -> bool:
         return not self.running or self.running + texts <= self.limit
@@ -94,7 +112,7 @@ class Admission:
     def _start(self, texts: int) -> None:
         self._rate.advance(self.running)
         self.running += texts
-        self._on_change()
+        self._show()
 
 
 class _Rate:

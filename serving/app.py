@@ -5,6 +5,7 @@ from pathlib import Path
 
 import bentoml
 from _bentoml_impl.server.app import ServiceAppFactory  # BentoML 1.4.39 has no public hook for errors
+from bentoml._internal.server.http.instruments import RunnerTrafficMetricsMiddleware
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from pydantic import BaseModel
 from starlette.applications import Starlette
@@ -15,6 +16,8 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from serving.cancellation import with_cancellation
 from serving.middleware import ContractMiddleware
+from serving.observability.http_metrics import HTTPMetricsMiddleware
+from serving.observability.logs import configure_logs
 from serving.openapi import Document, document
 from serving.problems import Problem
 from serving.settings import settings
@@ -39,8 +42,10 @@ class TrigenAppFactory(ServiceAppFactory):
 
     @property
     def middlewares(self) -> list[Middleware]:
-        """BentoML's middlewares, with `ContractMiddleware` innermost."""
-        middlewares: list[Middleware] = super().middlewares
+        """BentoML's middlewares, with our metrics instead of theirs, and `ContractMiddleware` innermost."""
+        middlewares: list[Middleware] = [
+            Middleware(HTTPMetricsMiddleware) if each.cls is RunnerTrafficMetricsMiddleware else each for each in super().middlewares
+        ]
         for middleware in middlewares:
             if isinstance(middleware.cls, type) and issubclass(middleware.cls, OpenTelemetryMiddleware):
                 # A span for each event would take a quarter of a stream's time.
@@ -103,4 +108,5 @@ class TrigenService(bentoml.Service):
     def to_asgi(self, is_main: bool = True) -> Starlette:
         """See `bentoml.Service`."""
         self.inject_config()
+        configure_logs()
         return TrigenAppFactory(self, is_main=is_main)()

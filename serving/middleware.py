@@ -1,4 +1,4 @@
-"""The middleware around every request: request id, API key, admission and a response to any uncaught exception."""
+"""The middleware around every request: request id, API key and a response to any uncaught exception."""
 
 import hmac
 import logging
@@ -8,7 +8,6 @@ from opentelemetry.trace import get_current_span
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.admission import ADMISSION
 from serving.problems import REQUEST_SCOPE, Problem
 from serving.settings import settings
 
@@ -19,7 +18,7 @@ OPEN_PATHS = ("/", "/docs.json", "/schema.json", "/livez", "/readyz", "/healthz"
 
 
 class ContractMiddleware:
-    """Adds the `X-Request-ID` header, checks the API key, turns exceptions into responses, and releases the request's texts from admission.
+    """Adds the `X-Request-ID` header, checks the API key, and turns exceptions into responses.
 
     The request id is the span id, which BentoML prints in every log line of the request.
     """
@@ -55,8 +54,6 @@ class ContractMiddleware:
                 raise
             logger.exception("%s failed", scope["path"])
             await Problem.internal().response()(scope, receive, send_with_request_id)
-        finally:
-            ADMISSION.release(scope)
 
 
 def _is_authorized(request: Request) -> bool:

@@ -61,7 +61,9 @@ def collectors() -> Collectors:
         return Counter(name, documentation, ["model_name", *labels])
 
     return Collectors(
-        time_to_first_token=seconds("time_to_first_token", "Time from a request to the first token of a text, where tokens come one by one."),
+        time_to_first_token=seconds(
+            "time_to_first_token", "Time from a request to the first token of a text, where tokens come one by one."
+        ),
         inter_token_latency=seconds("inter_token_latency", "Time between two tokens of a stream.", TOKEN_SECONDS),
         time_per_output_token=seconds("request_time_per_output_token", "Mean time between the tokens of a text.", TOKEN_SECONDS),
         latency=seconds("e2e_request_latency", "Time from a request to the end of a text."),
@@ -96,17 +98,26 @@ class ModelMetrics:
         self.queue_time = all_models.queue_time.labels(model_name)
         self.prefill_time = all_models.prefill_time.labels(model_name)
         self.decode_time = all_models.decode_time.labels(model_name)
-        self.running = all_models.running.labels(model_name)
-        self.waiting = all_models.waiting.labels(model_name)
+        self._running = all_models.running.labels(model_name)
+        self._waiting = all_models.waiting.labels(model_name)
         self.cache_usage = all_models.cache_usage.labels(model_name)
         reasons: tuple[FinishReason | str, ...] = ("length", "stop", "abort")
         self.success = {reason: all_models.success.labels(model_name, reason) for reason in reasons}
         self.prompt_tokens = all_models.prompt_tokens.labels(model_name)
         self.generation_tokens = all_models.generation_tokens.labels(model_name)
-        self.rejected = {reason: all_models.rejected.labels(model_name, reason) for reason in REJECTIONS}
+        self._rejected = {reason: all_models.rejected.labels(model_name, reason) for reason in REJECTIONS}
         self._collectors, self._model_name = all_models, model_name
 
-    def answered(self, score: float, *, is_span: bool) -> None:
+    def show_admission(self, running: int, waiting: int) -> None:
+        """See `serving.admission.Observer`."""
+        self._running.set(running)
+        self._waiting.set(waiting)
+
+    def count_rejection(self, reason: str) -> None:
+        """Count a rejected request, for one of the reasons `REJECTIONS`."""
+        self._rejected[reason].inc()
+
+    def count_answer(self, score: float, *, is_span: bool) -> None:
         """Count an answer of `/answer_question`."""
         self._collectors.answer_score.labels(self._model_name).observe(score)
         self._collectors.answers.labels(self._model_name, "true" if is_span else "false").inc()

@@ -80,6 +80,16 @@ def test_no_logprob_tells_what_a_stop_string_hides() -> None:
     assert asyncio.run(collect()) == [("one", ["0:one"]), ("", []), ("", [])]
 
 
+def test_the_logprobs_of_a_text_that_the_engine_has_cut_end_with_it() -> None:
+    async def source() -> AsyncGenerator[Token]:
+        yield Token("one", finish_reason="stop", count=3, logprobs=tuple(entry(text, 0) for text in ("one", " two", "")))
+
+    async def collect() -> list[str]:
+        return [each.text async for token in until_stop(source(), (" two",)) for each in token.logprobs]
+
+    assert asyncio.run(collect()) == ["0:one"]
+
+
 @pytest.mark.parametrize(
     ("pieces", "stop", "expected"),
     [
