@@ -26,6 +26,7 @@ from serving.api.schemas import (
 )
 from serving.api.served_model import ServedModel, serve_model
 from serving.app import TrigenService
+from serving.observability.logs import configure_logs
 from serving.observability.metrics import before_scrape
 from serving.settings import MAX_TIMEOUT_SECONDS, settings
 from serving.streaming import LAST_EVENT_SECONDS, drain_streams
@@ -75,6 +76,7 @@ class Trigen:
     def check_settings() -> None:
         """Fail on invalid settings before BentoML starts a worker, which it would restart forever."""
         settings()
+        configure_logs()
 
     @bentoml.api(route="/generate_text", input_spec=GenerateRequest, output_spec=GenerateResponse)
     async def generate_text(self, **request: Any) -> GenerateResponse | Response:

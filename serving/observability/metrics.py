@@ -106,7 +106,8 @@ class ModelMetrics:
         self.prompt_tokens = all_models.prompt_tokens.labels(model_name)
         self.generation_tokens = all_models.generation_tokens.labels(model_name)
         self._rejected = {reason: all_models.rejected.labels(model_name, reason) for reason in REJECTIONS}
-        self._collectors, self._model_name = all_models, model_name
+        self._answer_score = all_models.answer_score.labels(model_name)
+        self._answers = {span: all_models.answers.labels(model_name, str(span).lower()) for span in (True, False)}
 
     def show_admission(self, running: int, waiting: int) -> None:
         """See `serving.admission.Observer`."""
@@ -119,8 +120,8 @@ class ModelMetrics:
 
     def count_answer(self, score: float, *, is_span: bool) -> None:
         """Count an answer of `/answer_question`."""
-        self._collectors.answer_score.labels(self._model_name).observe(score)
-        self._collectors.answers.labels(self._model_name, "true" if is_span else "false").inc()
+        self._answer_score.observe(score)
+        self._answers[is_span].inc()
 
 
 class TextMeasurement:
