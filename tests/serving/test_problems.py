@@ -183,7 +183,7 @@ def test_texts_beyond_the_limit_wait_and_those_beyond_the_queue_are_refused(stri
 
 
 def test_a_request_of_more_texts_than_the_limit_is_answered_when_no_other_runs(strict: Server) -> None:
-    body = {"model": "bigram", "prompt": ["The"] * 16, "n": 8, "max_tokens": 1}
+    body = {"model": "rnn", "prompt": ["The"] * 16, "n": 8, "max_tokens": 1}
     assert post(strict, "/v1/completions", body, key=KEY).status_code == 200
 
 
