@@ -1,6 +1,7 @@
 """The HTTP application: BentoML's, with our `GET` routes, OpenAPI document, Swagger UI page and error format."""
 
 import logging
+import sys
 from pathlib import Path
 
 import bentoml
@@ -23,6 +24,9 @@ from serving.problems import Problem
 from serving.settings import settings
 
 SWAGGER_PAGE = Path(__file__).parent / "swagger.html"
+
+SWITCH_SECONDS = 0.0005
+"""How long the event loop may wait for Python's interpreter lock while another thread runs Python code; by default 5 ms."""
 
 logger = logging.getLogger("bentoml.trigen")
 
@@ -109,4 +113,5 @@ class TrigenService(bentoml.Service):
         """See `bentoml.Service`."""
         self.inject_config()
         configure_logs()
+        sys.setswitchinterval(SWITCH_SECONDS)
         return TrigenAppFactory(self, is_main=is_main)()

@@ -29,8 +29,7 @@ class Settings(BaseSettings):
     max_texts: int = Field(default=128, ge=1)
     """The maximum number of texts that the LSTM and the LLM each generate at once. Those of further requests wait."""
     max_bigram_texts: int = Field(default=1_024, ge=1)
-    """The same for the bigram, whose texts take turns (`models/turns.py`): a short one is not delayed by many long ones, unless it must wait
-    for admission."""
+    """The same for the bigram. Its texts take turns (`models/turns.py`), so that a short one need not wait for long ones."""
     max_waiting: int = Field(default=128, ge=0)
     """The maximum number of texts that wait for each model. A request that would exceed it is rejected with 429."""
     max_body_bytes: int = Field(default=1_000_000, ge=1)

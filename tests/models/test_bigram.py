@@ -150,8 +150,11 @@ def test_the_entry_of_a_word_is_that_of_the_whole_distribution(texts: list[str],
 def test_a_whole_text_is_that_of_the_stream() -> None:
     model = Bigram.fit(CORPUS)
     for length, prompt in itertools.product((0, 1, 70), ("the", "the ", "")):
-        streamed, whole = (text_of(model, prompt, SamplingParams(length, final_only=final_only)) for final_only in (False, True))
-        assert streamed == whole
+        single, whole, flushed = (
+            text_of(model, prompt, SamplingParams(length, final_only=final_only, flush_interval=interval))
+            for final_only, interval in ((False, 0.0), (True, 0.0), (False, 0.05))
+        )
+        assert single == whole == flushed
 
 
 def test_greedy_follows_the_most_frequent_pair() -> None:
