@@ -10,7 +10,7 @@ from models.base import TextModel
 from models.bigram import Bigram
 from models.llm import LLM
 from models.rnn import LSTM
-from models.store import TrigenModel
+from models.store import TrigenModel, verify_all
 from serving.api import completions, generation, info
 from serving.api.completion_schemas import Completion, CompletionRequest, Model, ModelList, ModelName
 from serving.api.info import Info
@@ -52,6 +52,12 @@ class Trigen:
     def check_settings() -> None:
         """Fail on invalid settings before BentoML starts a worker, which it would restart forever."""
         settings()
+
+    @bentoml.on_deployment
+    @staticmethod
+    def check_models() -> None:
+        """Fail on a damaged model before BentoML starts a worker."""
+        verify_all()
 
     @bentoml.api(route="/generate_text", input_spec=GenerateRequest, output_spec=GenerateResponse)
     async def generate_text(self, **request: Any) -> GenerateResponse | Response:

@@ -25,7 +25,7 @@ def main(requested: Config, interruption: Interruption) -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch then puts large tensors in huge pages: a few percent faster on a CPU
     from accelerate.utils import broadcast_object_list
 
-    from models.store import Artifact, register
+    from models.store.registration import Artifact, register
     from training.comparison.measurement import compare
     from training.comparison.report import write_comparison_report
     from training.data.selection import contexts, describe_unanswered

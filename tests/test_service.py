@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import shutil
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -177,6 +178,18 @@ def test_a_wrong_setting_stops_the_start_with_one_line(trained: Trained) -> None
     message = failed_start(trained.home, TRIGEN_ENGINE="transformers", TRIGEN_REPRODUCIBLE="true")
     assert "TRIGEN_REPRODUCIBLE: Value error, only the CPU engine is reproducible: set TRIGEN_ENGINE=openvino" in message
     assert "TRIGEN_MAX_BODY_BYTES: " in failed_start(trained.home, TRIGEN_MAX_BODY_BYTES="1 MB")
+
+
+def test_a_damaged_model_stops_the_start_with_one_line(trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(trained.home / "bentoml/models", tmp_path / "bentoml/models")
+    (weights,) = (tmp_path / "bentoml/models/trigen-rnn").glob("*/*.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    message = failed_start(tmp_path)
+    assert f"trigen-rnn:{weights.parent.name} in the model store is damaged: {weights.name} does not match its checksum." in message
+    (weights.parent / "model.yaml").write_bytes(b"")
+    assert "the newest trigen-rnn in the model store is damaged: its model.yaml cannot be read." in failed_start(tmp_path)
 
 
 def test_the_bento_contains_the_three_models_and_only_its_own_files(trained: Trained) -> None:

@@ -1,5 +1,7 @@
 import json
-from collections.abc import Iterator
+import logging
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import bentoml
@@ -8,14 +10,17 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.models import ModelStore
 from bentoml.exceptions import NotFound
 
-from models.store import TAGS, Artifact, TrigenModel, find, main, register
+from models.store import TAGS, TrigenModel, find
+from models.store.__main__ import main
+from models.store.checksums import DamagedModel, verify
+from models.store.registration import Artifact, register
 
 
 @pytest.fixture(autouse=True)
 def store(tmp_path: Path) -> Iterator[Path]:
     """An empty store in place of the one in BENTOML_HOME, which BentoML reads once per process."""
-    directory = tmp_path / "store"
-    directory.mkdir()
+    directory = tmp_path / "home/models"
+    directory.mkdir(parents=True)
     BentoMLContainer.model_store.set(ModelStore(directory))
     yield directory
     BentoMLContainer.model_store.reset()
@@ -29,13 +34,18 @@ def artifact(tmp_path: Path, content: str) -> Artifact:
     return Artifact(directory, {"metrics": {"f1": 0.5, "absent": None}, "names": ["a", None], "git_commit": None})
 
 
-def test_files_and_metadata_are_stored(tmp_path: Path) -> None:
+def test_files_metadata_and_checksums_are_stored(tmp_path: Path) -> None:
     (tag,) = register({"llm": artifact(tmp_path, "x")})
     model = bentoml.models.get("trigen-llm:latest")
     assert str(model.tag) == tag
     assert json.loads(Path(model.path_of("weights.json")).read_text()) == "x"
-    assert Path(model.path_of("openvino/model.xml")).exists()
-    assert model.info.metadata == {"metrics": {"f1": 0.5}, "names": ["a"]}
+    assert model.info.metadata["metrics"] == {"f1": 0.5}
+    assert model.info.metadata["names"] == ["a"]
+    assert model.info.metadata["files"] == {  # from sha256sum
+        "openvino/model.xml": {"sha256": "9d6a064fb2248075588a97f3e7233521dadb5a5eabd1560a849c01b9f4b5c732", "bytes": 6},
+        "weights.json": {"sha256": "ba2df4903a2c14e86dc3bcca58911b44ac1d2514b7227bf6eb08cfb978f55a1b", "bytes": 3},
+    }
+    verify(model)
 
 
 def test_a_failure_half_way_leaves_the_store_unchanged(tmp_path: Path) -> None:
@@ -72,3 +82,45 @@ def test_main_prints_the_missing_models(tmp_path: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().out == "missing from the model store: trigen-bigram, trigen-rnn\n"
     register({"bigram": artifact(tmp_path, "y"), "rnn": artifact(tmp_path, "z")})
     assert main() == 0
+
+
+def change(directory: Path) -> None:
+    path = directory / "weights.json"
+    path.write_bytes(path.read_bytes()[::-1].replace(b"x", b"y"))
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "changed": (change, "weights.json does not match its checksum"),
+    "truncated": (lambda path: (path / "weights.json").write_bytes(b'"'), "weights.json has 1 bytes instead of 3"),
+    "missing": (lambda path: (path / "openvino/model.xml").unlink(), "openvino/model.xml is missing"),
+    "added": (lambda path: (path / "openvino/extra.bin").write_bytes(b"x"), "openvino/extra.bin was not registered with it"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
+    (tag,) = register({"llm": artifact(tmp_path, "x")})
+    function, message = DAMAGES[damage]
+    function(Path(TrigenModel("llm").resolve().path))
+    with pytest.raises(DamagedModel, match=f"{tag} in the model store is damaged: {message}"):
+        verify(TrigenModel("llm").resolve())
+
+
+def test_a_description_cut_off_anywhere_is_damaged(tmp_path: Path) -> None:
+    (tag,) = register({"llm": artifact(tmp_path, "x")})
+    description = Path(bentoml.models.get(tag).path_of("model.yaml"))
+    content = description.read_bytes()
+    for length in range(len(content) - 1):  # the last byte is a line break
+        description.write_bytes(content[:length])
+        with pytest.raises(DamagedModel, match="trigen-llm"):
+            verify(TrigenModel("llm").resolve())
+
+
+def test_a_model_without_checksums_passes_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with bentoml.models.create("trigen-llm", metadata={"seed": 1}) as model:
+        shutil.copytree(artifact(tmp_path, "x").directory, model.path, dirs_exist_ok=True)
+    with caplog.at_level(logging.WARNING, "bentoml.trigen"):
+        verify(TrigenModel("llm").resolve())
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{model.tag} was registered without checksums, so its files are not verified"
+    ]

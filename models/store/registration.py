@@ -1,0 +1,51 @@
+"""Registering trained models in the BentoML model store."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import bentoml
+from bentoml._internal.models import ModelStore
+
+from models.store import TAGS
+from models.store.checksums import KEY, checksums
+from models.store.transaction import commit, staging
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A trained model that has not been registered yet."""
+
+    directory: Path
+    """Contains plain files only: safetensors, JSON, .npz without pickle, OpenVINO IR."""
+    metadata: Mapping[str, Any]
+    """Nested dicts of text, numbers and lists. Entries that are None are dropped, because BentoML rejects them."""
+
+
+def register(artifacts: Mapping[str, Artifact]) -> list[str]:
+    """Register `artifacts`, given by model name, in the store and return their tags.
+
+    The metadata of each gets the checksums of its files. Either all are registered or none: after a failure, or if the process is killed,
+    the store and each tag's `latest` are unchanged.
+    """
+    tags = []
+    with staging() as staged:
+        store = ModelStore(staged)
+        for name, artifact in artifacts.items():
+            metadata = _without_none(dict(artifact.metadata)) | {KEY: checksums(artifact.directory)}
+            with bentoml.models.create(TAGS[name], metadata=metadata, _model_store=store) as model:
+                pass  # BentoML would copy the files twice
+            shutil.copytree(artifact.directory, staged / model.tag.name / model.tag.version, dirs_exist_ok=True)
+            tags.append(str(model.tag))
+        commit(staged)
+    return tags
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(item) for item in value if item is not None]
+    return value
