@@ -25,8 +25,14 @@ from serving.app import TrigenService
 from serving.settings import MAX_TIMEOUT_SECONDS, settings
 from serving.streaming import drain_streams
 
-# BentoML adds a compiler and git (590 MB) to the images of the distributions it knows; "wheels-only" is not one of them.
+# BentoML adds a compiler and git (590 MB) to the images of the distributions it knows; "wheels-only" is not one of them. The image installs
+# serving/requirements.lock with uv. BentoML would install the newest uv, unless there is one: this one, for x86_64 and for aarch64.
+UV = (
+    "uv==0.13.9 --hash=sha256:d7f459fe4fd247d830351c75686d3996ace3c6f3f728eb0e85a30b7ada0cef19"
+    " --hash=sha256:ecb6028d79dc96fbeafffe5c8af62a7099487ebc05a701e76714eebcffd06375"
+)
 IMAGE = bentoml.images.Image(base_image="python:3.11-slim", distro="wheels-only", python_version="3.11")
+IMAGE.run(f"echo '{UV}' | pip install --no-cache-dir --require-hashes --no-deps -r /dev/stdin")
 
 # BentoML's timeout answers the client but does not stop the work, so it must come after ours (`TRIGEN_TIMEOUT_SECONDS`).
 TRAFFIC = {"timeout": MAX_TIMEOUT_SECONDS + 60}

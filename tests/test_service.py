@@ -18,7 +18,7 @@ from models.llm import LLM, question_prompt
 from models.rnn import LSTM
 from serving.openapi import document
 from tests.client import CONTEXT, GENERATE_BODY, GENERATE_ROUTES, complete, get, post
-from tests.conftest import Server, Trained, run
+from tests.conftest import PROJECT, Server, Trained, run
 
 
 @pytest.mark.parametrize("route", GENERATE_ROUTES)
@@ -199,7 +199,7 @@ def test_the_bento_contains_the_three_models_and_only_its_own_files(trained: Tra
     assert tag
     bento = trained.home / "bentoml/bentos/trigen" / tag[1]
     files = {str(path.relative_to(bento / "src")) for path in (bento / "src").rglob("*") if path.is_file()}
-    assert {"service.py", "models/engines/openvino.py", "serving/app.py", "serving/swagger.html", "serving/requirements.txt"} <= files
+    assert {"service.py", "models/engines/openvino.py", "serving/app.py", "serving/swagger.html", "serving/requirements.lock"} <= files
     assert not [
         file
         for file in files
@@ -211,3 +211,5 @@ def test_the_bento_contains_the_three_models_and_only_its_own_files(trained: Tra
     assert sorted(packed) == sorted(trained.printed.splitlines()[-1].removeprefix("registered: ").split(", "))
     requirements = (bento / "env/python/requirements.txt").read_text()
     assert not re.search(r"^(torch|transformers|datasets|nncf)\b", requirements, re.MULTILINE)
+    locked = (PROJECT / "serving/requirements.lock").read_text().splitlines()
+    assert set(locked) <= set(requirements.splitlines())  # with all hashes
