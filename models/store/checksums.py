@@ -17,7 +17,7 @@ KEY = "files"
 """The entry of a model's metadata that holds its checksums."""
 DESCRIPTION = "model.yaml"
 """BentoML's description of a model, beside the model's files. It holds the checksums, so it is not among them."""
-ADVICE = "Train the models again, or delete this version with `bentoml models delete` to serve the one before it."
+ADVICE = "Train again, or delete it with `bentoml models delete` to serve the version before it; build an image anew."
 
 
 class DamagedModel(BentoMLException):
