@@ -28,6 +28,9 @@ FULL_RATE_REQUESTS = 12
 """Up to this many requests are flushed at the interval that they ask for. With more, the intervals grow in proportion: otherwise messages
 would take a growing share of the processor time, while each request gets fewer tokens anyway."""
 
+BLOCK_TOKENS = 32
+"""Tokens in a block of the key-value cache of OpenVINO's CPU plugin."""
+
 
 def load_pipeline(directory: Path, config: OpenVINOConfig) -> genai.ContinuousBatchingPipeline:
     """Load openvino-genai's pipeline for the IR of an artifact.
@@ -36,17 +39,27 @@ def load_pipeline(directory: Path, config: OpenVINOConfig) -> genai.ContinuousBa
     model allows make that a quarter faster than OpenVINO's default of 32.
     """
     scheduler = genai.SchedulerConfig()
-    if config.cache_blocks:
-        scheduler.num_kv_blocks = config.cache_blocks
+    limits = ModelLimits(directory)
+    tokens = int(config.cache_contexts * limits.context_length)
+    if tokens * token_cache_bytes(directory) < config.cache_gb * 2**30:
+        scheduler.num_kv_blocks = max(1, tokens // BLOCK_TOKENS)
     else:
         scheduler.cache_size = config.cache_gb
     scheduler.enable_prefix_caching = config.prefix_caching
     scheduler.max_num_batched_tokens = config.step_tokens
     if config.one_at_a_time:
         scheduler.dynamic_split_fuse = False
-        scheduler.max_num_batched_tokens = ModelLimits(directory).context_length
+        scheduler.max_num_batched_tokens = limits.context_length
     properties = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": str(activation_group_size(directory))} | dict(config.properties)
     return genai.ContinuousBatchingPipeline(directory / "openvino", scheduler, "CPU", properties, {})
+
+
+def token_cache_bytes(directory: Path) -> int:
+    """Return the size of a token's keys and values in an 8-bit cache, without their scales."""
+    config = json.loads((directory / "config.json").read_text())
+    layers, heads = config.get("num_hidden_layers") or config["n_layer"], config.get("num_attention_heads") or config["n_head"]
+    head_width = config.get("head_dim") or (config.get("hidden_size") or config["n_embd"]) // heads
+    return int(2 * layers * config.get("num_key_value_heads", heads) * head_width)
 
 
 def activation_group_size(directory: Path) -> int:
