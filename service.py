@@ -1,6 +1,7 @@
 """The Bento: three generations of language models behind one HTTP API."""
 
-from pathlib import Path
+import os
+import threading
 from typing import Any
 
 import bentoml
@@ -8,9 +9,11 @@ from starlette.responses import Response
 
 from models.base import TextModel
 from models.bigram import Bigram
+from models.engines import Supervision
 from models.llm import LLM
 from models.rnn import LSTM
 from models.store import TrigenModel, verify_all
+from models.store.held_files import HeldFiles
 from serving.api import completions, generation, info
 from serving.api.completion_schemas import Completion, CompletionRequest, Model, ModelList, ModelName
 from serving.api.info import Info
@@ -23,7 +26,7 @@ from serving.api.schemas import (
 )
 from serving.app import TrigenService
 from serving.settings import MAX_TIMEOUT_SECONDS, settings
-from serving.streaming import drain_streams
+from serving.streaming import LAST_EVENT_SECONDS, drain_streams
 
 # BentoML adds a compiler and git (590 MB) to the images of the distributions it knows; "wheels-only" is not one of them. The image installs
 # serving/requirements.lock with uv. BentoML would install the newest uv, unless there is one: this one, for x86_64 and for aarch64.
@@ -38,6 +41,15 @@ IMAGE.run(f"echo '{UV}' | pip install --no-cache-dir --require-hashes --no-deps 
 TRAFFIC = {"timeout": MAX_TIMEOUT_SECONDS + 60}
 
 
+GIVEN_UP_STATUS = 70
+"""The exit status of a worker whose engine has given up: EX_SOFTWARE of sysexits.h."""
+
+
+def exit_worker() -> None:
+    """End this worker with a status other than 0, after the time for its last responses."""
+    threading.Timer(LAST_EVENT_SECONDS, os._exit, [GIVEN_UP_STATUS]).start()
+
+
 @bentoml.service(name="trigen", service_class=TrigenService, image=IMAGE, traffic=TRAFFIC)
 class Trigen:
     """A bigram model, an LSTM and a fine-tuned LLM continue text; the LLM also answers questions."""
@@ -47,9 +59,13 @@ class Trigen:
     llm_model = TrigenModel("llm")
 
     def __init__(self) -> None:
-        self.bigram = Bigram.load(Path(self.bigram_model.path))
-        self.rnn = LSTM.load(Path(self.rnn_model.path))
-        self.llm = LLM.load(Path(self.llm_model.path), settings().engine, reproducible=settings().reproducible)
+        self.files = HeldFiles()
+        self.bigram = Bigram.load(self.files.hold(self.bigram_model))
+        self.rnn = LSTM.load(self.files.hold(self.rnn_model))
+        supervision = Supervision(settings().engine_hang_seconds, give_up=exit_worker)
+        self.llm = LLM.load(
+            self.files.hold(self.llm_model), settings().engine, reproducible=settings().reproducible, supervision=supervision
+        )
         self.models: dict[ModelName, TextModel] = {"bigram": self.bigram, "rnn": self.rnn, "llm": self.llm}
         self.stored: dict[ModelName, bentoml.Model] = {"bigram": self.bigram_model, "rnn": self.rnn_model, "llm": self.llm_model}
 
@@ -105,13 +121,16 @@ class Trigen:
         return info.describe(self.stored, self.llm.engine.limits.context_length, settings())
 
     async def __is_alive__(self) -> bool:
-        """Answer `/livez` and `/readyz`: without its engine the service needs a restart."""
+        """Answer `/livez`: once an engine has given up, the service needs a restart."""
         return self.llm.engine.alive
 
-    __is_ready__ = __is_alive__
+    async def __is_ready__(self) -> bool:
+        """Answer `/readyz`: while an engine is being replaced, other replicas answer faster."""
+        return self.llm.engine.ready
 
     @bentoml.on_shutdown
     async def close(self) -> None:
         """Wait for the streams' last events, then stop the engine."""
         await drain_streams()
         self.llm.close()
+        self.files.close()
