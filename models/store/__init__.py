@@ -3,6 +3,7 @@
 `registration.py` puts them there. `python -m models.store` prints which are missing.
 """
 
+import logging
 from typing import Any
 
 import bentoml
@@ -12,6 +13,8 @@ from bentoml.models import BentoModel
 
 from models.store.checksums import ADVICE, DamagedModel, verify
 from models.store.transaction import recover
+
+logger = logging.getLogger("bentoml.trigen.store")
 
 TAGS = {"bigram": "trigen-bigram", "rnn": "trigen-rnn", "llm": "trigen-llm"}
 """The name under which the store keeps the versions of each model."""
@@ -23,9 +26,14 @@ def find(name: str) -> Model | None:
 
 
 def verify_all() -> None:
-    """Check the newest version of every model against its checksums. Raises `DamagedModel`, or NotFound if a model is missing."""
+    """Check the newest version of every model against its checksums, and warn of those that have none.
+
+    Raises `DamagedModel`, or NotFound if a model is missing.
+    """
     for name in TAGS:
-        verify(TrigenModel(name).resolve())
+        model = TrigenModel(name).resolve()
+        if not verify(model):
+            logger.warning("%s was registered without checksums, so its files are not verified", model.tag)
 
 
 class TrigenModel(BentoModel):

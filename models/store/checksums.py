@@ -1,7 +1,6 @@
 """The checksums of a model's files: computed when it is registered, compared when a service starts."""
 
 import hashlib
-import logging
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +9,6 @@ from typing import Any
 
 from bentoml import Model
 from bentoml.exceptions import BentoMLException
-
-logger = logging.getLogger("bentoml.trigen.store")
 
 KEY = "files"
 """The entry of a model's metadata that holds its checksums."""
@@ -32,17 +29,16 @@ def checksums(directory: Path) -> dict[str, dict[str, Any]]:
         return {name: {"sha256": digest, "bytes": path.stat().st_size} for (name, path), digest in zip(paths.items(), digests, strict=True)}
 
 
-def verify(model: Model) -> None:
+def verify(model: Model) -> bool:
     """Check that a model's directory holds exactly the files that were registered, each unchanged.
 
-    Models registered before checksums were introduced have none: they pass with a warning. Raises `DamagedModel`, which names the tag and
-    the file, if a file is missing, changed, truncated, or was added.
+    Returns False if the model was registered before there were checksums, and so cannot be checked. Raises `DamagedModel`, which names the
+    tag and the file, if a file is missing, changed, truncated, or was added.
     """
     metadata: Mapping[str, Any] = model.info.metadata
     expected: Mapping[str, Mapping[str, Any]] | None = metadata.get(KEY)
     if expected is None:
-        logger.warning("%s was registered without checksums, so its files are not verified", model.tag)
-        return
+        return False
     directory = Path(model.path)
     paths = {name: path for name, path in _files(directory).items() if name != DESCRIPTION}
     for name, entry in expected.items():  # sizes first: no need to read gigabytes to find a truncated file
@@ -56,6 +52,7 @@ def verify(model: Model) -> None:
     for name, entry in expected.items():
         if found[name]["sha256"] != entry["sha256"]:
             raise _damaged(model, f"{name} does not match its checksum")
+    return True
 
 
 def _damaged(model: Model, fault: str) -> DamagedModel:

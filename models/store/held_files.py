@@ -8,6 +8,8 @@ from pathlib import Path
 
 from bentoml import Model
 
+from models.store.checksums import verify
+
 
 class HeldFiles:
     """Keeps files open until `close`. Some are read again or late: an engine's process that is replaced reads the whole model.
@@ -22,7 +24,11 @@ class HeldFiles:
         """Closes the files and removes the links. Runs at exit at the latest."""
 
     def hold(self, model: Model) -> Path:
-        """Open every file of a model and return a directory of links to them. Without /proc, return the model's own directory."""
+        """Check a model, open its files and return a directory of links to them. Without /proc, return the model's own directory.
+
+        Raises `DamagedModel`: see `verify`.
+        """
+        verify(model)
         source, target = Path(model.path), self._links / model.tag.name
         process = Path(f"/proc/{os.getpid()}/fd")
         if not process.is_dir():

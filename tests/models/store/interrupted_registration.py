@@ -1,6 +1,6 @@
 """Registers three models again and again in a store that holds three, each time with a fault at another file operation.
 
-`python -m tests.models.interrupted_registration FAULT DIRECTORY` prints, as JSON, how often each outcome occurred. FAULT is
+`python -m tests.models.store.interrupted_registration FAULT DIRECTORY` prints, as JSON, how often each outcome occurred. FAULT is
 
 - `kill`: the process is killed with SIGKILL before its n-th operation, for every n; where that leaves a journal, the recovery is killed
   before its m-th operation, for every m;

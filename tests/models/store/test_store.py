@@ -10,7 +10,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.models import ModelStore
 from bentoml.exceptions import NotFound
 
-from models.store import TAGS, TrigenModel, find
+from models.store import TAGS, TrigenModel, find, verify_all
 from models.store.__main__ import main
 from models.store.checksums import DamagedModel, verify
 from models.store.registration import Artifact, register
@@ -119,8 +119,9 @@ def test_a_description_cut_off_anywhere_is_damaged(tmp_path: Path) -> None:
 def test_a_model_without_checksums_passes_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with bentoml.models.create("trigen-llm", metadata={"seed": 1}) as model:
         shutil.copytree(artifact(tmp_path, "x").directory, model.path, dirs_exist_ok=True)
+    register({name: artifact(tmp_path, name) for name in ("bigram", "rnn")})
     with caplog.at_level(logging.WARNING, "bentoml.trigen"):
-        verify(TrigenModel("llm").resolve())
+        verify_all()
     assert [record.getMessage() for record in caplog.records] == [
         f"{model.tag} was registered without checksums, so its files are not verified"
     ]
