@@ -48,7 +48,10 @@ def verify(model: Model) -> bool:
             raise _damaged(model, f"{name} has {size} bytes instead of {entry['bytes']}")
     if added := sorted(paths.keys() - expected.keys()):
         raise _damaged(model, f"{added[0]} was not registered with it")
-    found = checksums(directory)
+    try:
+        found = checksums(directory)
+    except OSError as error:
+        raise _damaged(model, f"{error.filename} cannot be read ({error.strerror})") from error
     for name, entry in expected.items():
         if found[name]["sha256"] != entry["sha256"]:
             raise _damaged(model, f"{name} does not match its checksum")

@@ -37,7 +37,9 @@ def register(artifacts: Mapping[str, Artifact]) -> list[str]:
             metadata = _without_none(dict(artifact.metadata)) | {KEY: checksums(artifact.directory)}
             with bentoml.models.create(TAGS[name], metadata=metadata, _model_store=store) as model:
                 pass  # BentoML would copy the files twice
-            shutil.copytree(artifact.directory, staged / model.tag.name / model.tag.version, dirs_exist_ok=True)
+            target = staged / model.tag.name / model.tag.version
+            # With the mode of new files: safetensors writes files that only their owner may read, and an image may run as another user.
+            shutil.copytree(artifact.directory, target, dirs_exist_ok=True, copy_function=shutil.copyfile)
             tags.append(str(model.tag))
         commit(staged)
     return tags

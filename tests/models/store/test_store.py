@@ -1,5 +1,7 @@
+import errno
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,6 +48,14 @@ def test_files_metadata_and_checksums_are_stored(tmp_path: Path) -> None:
         "weights.json": {"sha256": "ba2df4903a2c14e86dc3bcca58911b44ac1d2514b7227bf6eb08cfb978f55a1b", "bytes": 3},
     }
     verify(model)
+
+
+def test_the_files_have_the_mode_of_new_files(tmp_path: Path) -> None:
+    private = artifact(tmp_path, "x")
+    (private.directory / "weights.json").chmod(0o600)
+    (tmp_path / "new").touch()
+    register({"llm": private})
+    assert Path(TrigenModel("llm").resolve().path_of("weights.json")).stat().st_mode == (tmp_path / "new").stat().st_mode
 
 
 def test_a_failure_half_way_leaves_the_store_unchanged(tmp_path: Path) -> None:
@@ -104,6 +114,18 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
     function(Path(TrigenModel("llm").resolve().path))
     with pytest.raises(DamagedModel, match=f"{tag} in the model store is damaged: {message}"):
         verify(TrigenModel("llm").resolve())
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tag,) = register({"llm": artifact(tmp_path, "x")})
+
+    def refuse(path: Path, *arguments: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    model = TrigenModel("llm").resolve()
+    monkeypatch.setattr(Path, "open", refuse)  # root may read every file
+    with pytest.raises(DamagedModel, match=rf"{tag} .* cannot be read \(Permission denied\)"):
+        verify(model)
 
 
 def test_a_description_cut_off_anywhere_is_damaged(tmp_path: Path) -> None:
