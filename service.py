@@ -22,17 +22,14 @@ from serving.api.schemas import (
     GenerateWithLLMRequest,
 )
 from serving.app import TrigenService
-from serving.settings import MAX_TIMEOUT_SECONDS, settings
+from serving.settings import settings
 from serving.streaming import drain_streams
 
 # BentoML adds a compiler and git (590 MB) to the images of the distributions it knows; "wheels-only" is not one of them.
 IMAGE = bentoml.images.Image(base_image="python:3.11-slim", distro="wheels-only", python_version="3.11")
 
-# BentoML's timeout answers the client but does not stop the work, so it must come after ours (`TRIGEN_TIMEOUT_SECONDS`).
-TRAFFIC = {"timeout": MAX_TIMEOUT_SECONDS + 60}
 
-
-@bentoml.service(name="trigen", service_class=TrigenService, image=IMAGE, traffic=TRAFFIC)
+@bentoml.service(name="trigen", service_class=TrigenService, image=IMAGE)
 class Trigen:
     """A bigram model, an LSTM and a fine-tuned LLM continue text; the LLM also answers questions."""
 
@@ -93,10 +90,13 @@ class Trigen:
         return info.describe(self.stored, self.llm.engine.limits.context_length, settings())
 
     async def __is_alive__(self) -> bool:
-        """Answer `/livez` and `/readyz`: without its engine the service needs a restart."""
+        """Answer `/livez`: without its engine the service needs a restart."""
         return self.llm.engine.alive
 
-    __is_ready__ = __is_alive__
+    async def __is_ready__(self) -> bool:
+        """Answer `/readyz`: an engine that loads or is replaced will be ready again."""
+        engine = self.llm.engine
+        return engine.alive and bool(getattr(engine, "ready", True))
 
     @bentoml.on_shutdown
     async def close(self) -> None:
