@@ -32,6 +32,9 @@ class Settings(BaseSettings):
     reproducible: bool = False
     """Let the CPU engine process one request at a time. The LLM then gives the same text for the same seed under any load, but concurrent
     requests wait for each other."""
+    engine_hang_seconds: float = Field(default=20, ge=1, le=3_600)
+    """The process of an engine that has not answered for this long is replaced. It answers between two steps, so this must exceed the
+    longest step."""
     api_key: Annotated[Hashes, NoDecode, BeforeValidator(_hash_keys)] = Field(default=frozenset(), repr=False)
     """The keys, separated by commas. Clients must send one as `Authorization: Bearer KEY`; only the probes need none. The setting holds
     the keys' hashes."""
