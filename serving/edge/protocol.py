@@ -7,7 +7,8 @@ from typing import Any
 
 import httptools
 import uvicorn.protocols.http.auto
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from serving.edge import access_log
 from serving.edge.escaping import log_field
@@ -44,6 +45,8 @@ class LimitedProtocol(HttpToolsProtocol):
         """The part of a message that has not arrived completely: "headers", "body", or empty between two messages."""
         self._bytes = 0
         """The bytes received since the last progress: the end of the headers, a piece of the body, or the end of a message."""
+        self._running: RequestResponseCycle | None = None
+        """The request that is being answered; uvicorn's `cycle` is the last one received."""
         self._is_crowded = False
         self._is_refused = False
         self._refusal: Problem | None = None
@@ -62,6 +65,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
+        self._disconnect_running()  # uvicorn only tells the last request received, and the others would write to a closed transport
         super().connection_lost(exc)
         for timer in (self._read_timer, self._write_timer):
             if timer:
@@ -160,7 +164,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.flow.read_paused or self._is_responding:
             self._start_read_timer(RECHECK_SECONDS)
         elif self._receiving == "body":
-            self.transport.abort()
+            self._abort()
         elif self._receiving or self._bytes:
             seconds = self._limits.header_seconds
             self._refuse(Problem(408, f"The request's headers were not complete after {seconds:g} seconds."))
@@ -210,4 +214,17 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _start_write_timer(self) -> None:
         if not self._write_timer and self in self.connections:
-            self._write_timer = self.loop.call_later(self._limits.body_seconds, self.transport.abort)
+            self._write_timer = self.loop.call_later(self._limits.body_seconds, self._abort)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _disconnect_running(self) -> None:
+        if self._running and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+
+    def _abort(self) -> None:
+        self._disconnect_running()
+        self.transport.abort()
