@@ -23,6 +23,7 @@ SetSetting = Callable[[str, str], None]
 
 PRINT_ROUTES = """
 import json
+from service import Trigen
 routes = Trigen.to_asgi().routes
 print(json.dumps([[route.path, sorted(getattr(route, "methods", None) or ["MOUNT"])] for route in routes]))
 """
