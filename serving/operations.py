@@ -109,7 +109,9 @@ OPERATIONS = (
         event=CompletionChunk,
     ),
     Operation("list_models", "/v1/models", "openai", "List the models", errors=(401, 500, 503), response=ModelList),
-    Operation("get_model", "/v1/models/{model}", "openai", "Describe one model", errors=(401, 404, 500, 503), response=Model, parameter="model"),
+    Operation(
+        "get_model", "/v1/models/{model}", "openai", "Describe one model", errors=(401, 404, 500, 503), response=Model, parameter="model"
+    ),
     Operation(
         "get_info",
         "/info",

@@ -146,3 +146,27 @@ def test_no_key_beyond_loopback_is_worth_a_warning(caplog: pytest.LogCaptureFixt
 def test_origins_are_separated_by_commas() -> None:
     assert Settings().cors_origins == ()
     assert Settings(cors_origins="https://a.example, https://b.example").cors_origins == ("https://a.example", "https://b.example")  # type: ignore[arg-type]
+
+
+PRINT_STACK = """
+import serving.app
+from service import Trigen
+from starlette.testclient import TestClient
+built = []
+serving.app.document = lambda: built.append("document") or {}
+app = Trigen.to_asgi()
+client = TestClient(app)
+assert client.get("/docs.json").content == client.get("/docs.json").content == b"{}"
+print(len(built), *(middleware.cls.__name__ for middleware in app.user_middleware))
+"""
+
+
+def test_the_document_is_built_once_and_bentomls_timeout_and_access_log_are_gone(tmp_path: Path) -> None:
+    """BentoML's timeout keeps a timer, a future and the context of every request until the timeout is over."""
+    done = run(["-c", PRINT_STACK], tmp_path)
+    assert done.returncode == 0, done.stderr
+    built, *middlewares = done.stdout.splitlines()[-1].split()
+    assert built == "1"
+    assert "TimeoutMiddleware" not in middlewares
+    assert middlewares.count("AccessLogMiddleware") == 1
+    assert "CORSMiddleware" not in middlewares
