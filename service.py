@@ -25,7 +25,7 @@ from serving.api.schemas import (
     GenerateWithLLMRequest,
 )
 from serving.app import TrigenService
-from serving.settings import MAX_TIMEOUT_SECONDS, settings
+from serving.settings import settings
 from serving.streaming import LAST_EVENT_SECONDS, drain_streams
 
 # BentoML adds a compiler and git (590 MB) to the images of the distributions it knows; "wheels-only" is not one of them. The image installs
@@ -37,10 +37,6 @@ UV = (
 IMAGE = bentoml.images.Image(base_image="python:3.11-slim", distro="wheels-only", python_version="3.11")
 IMAGE.run(f"echo '{UV}' | pip install --no-cache-dir --require-hashes --no-deps -r /dev/stdin")
 
-# BentoML's timeout answers the client but does not stop the work, so it must come after ours (`TRIGEN_TIMEOUT_SECONDS`).
-TRAFFIC = {"timeout": MAX_TIMEOUT_SECONDS + 60}
-
-
 GIVEN_UP_STATUS = 70
 """The exit status of a worker whose engine has given up: EX_SOFTWARE of sysexits.h."""
 
@@ -50,7 +46,7 @@ def exit_worker() -> None:
     threading.Timer(LAST_EVENT_SECONDS, os._exit, [GIVEN_UP_STATUS]).start()
 
 
-@bentoml.service(name="trigen", service_class=TrigenService, image=IMAGE, traffic=TRAFFIC)
+@bentoml.service(name="trigen", service_class=TrigenService, image=IMAGE)
 class Trigen:
     """A bigram model, an LSTM and a fine-tuned LLM continue text; the LLM also answers questions."""
 
