@@ -2,12 +2,12 @@
 
 import os
 import threading
+from functools import cached_property
 from typing import Any
 
 import bentoml
 from starlette.responses import Response
 
-from models.base import TextModel
 from models.bigram import Bigram
 from models.engines import Supervision
 from models.llm import LLM
@@ -24,7 +24,10 @@ from serving.api.schemas import (
     GenerateResponse,
     GenerateWithLLMRequest,
 )
+from serving.api.served_model import ServedModel, serve_model
 from serving.app import TrigenService
+from serving.observability.logs import configure_logs
+from serving.observability.metrics import before_scrape
 from serving.settings import settings
 from serving.streaming import LAST_EVENT_SECONDS, drain_streams
 
@@ -62,14 +65,23 @@ class Trigen:
         self.llm = LLM.load(
             self.files.hold(self.llm_model), settings().engine, reproducible=settings().reproducible, supervision=supervision
         )
-        self.models: dict[ModelName, TextModel] = {"bigram": self.bigram, "rnn": self.rnn, "llm": self.llm}
         self.stored: dict[ModelName, bentoml.Model] = {"bigram": self.bigram_model, "rnn": self.rnn_model, "llm": self.llm_model}
+        self.served_bigram = serve_model("bigram", self.bigram, str(self.bigram_model.tag))
+        self.served_rnn = serve_model("rnn", self.rnn, str(self.rnn_model.tag))
+        self.served_llm = serve_model("llm", self.llm, str(self.llm_model.tag))
+        self.served: dict[ModelName, ServedModel[Any]] = {
+            "bigram": self.served_bigram,
+            "rnn": self.served_rnn,
+            "llm": self.served_llm,
+        }
+        before_scrape.append(lambda: self.served_llm.metrics.cache_usage.set(self.llm.engine.cache_usage))
 
     @bentoml.on_deployment
     @staticmethod
     def check_settings() -> None:
         """Fail on invalid settings before BentoML starts a worker, which it would restart forever."""
         settings()
+        configure_logs()
 
     @bentoml.on_deployment
     @staticmethod
@@ -80,41 +92,50 @@ class Trigen:
     @bentoml.api(route="/generate_text", input_spec=GenerateRequest, output_spec=GenerateResponse)
     async def generate_text(self, **request: Any) -> GenerateResponse | Response:
         """Continue a prompt with the bigram model."""
-        return await generation.continue_text(self.bigram, str(self.bigram_model.tag), **request)
+        return await generation.continue_text(self.served_bigram, **request)
 
     @bentoml.api(route="/generate_with_rnn", input_spec=GenerateRequest, output_spec=GenerateResponse)
     async def generate_with_rnn(self, **request: Any) -> GenerateResponse | Response:
         """Continue a prompt with the LSTM."""
-        return await generation.continue_text(self.rnn, str(self.rnn_model.tag), **request)
+        return await generation.continue_text(self.served_rnn, **request)
 
     @bentoml.api(route="/generate_with_llm", input_spec=GenerateWithLLMRequest, output_spec=GenerateResponse)
     async def generate_with_llm(self, **request: Any) -> GenerateResponse | Response:
         """Continue a prompt with the fine-tuned LLM, or answer it if it ends in a question mark."""
-        return await generation.continue_or_answer(self.llm, str(self.llm_model.tag), **request)
+        return await generation.continue_or_answer(self.served_llm, **request)
 
     @bentoml.api(route="/answer_question", input_spec=AnswerRequest)
     async def answer_question(self, **request: Any) -> AnswerResponse:
         """Answer a question from a passage with the fine-tuned LLM."""
-        return await generation.answer_question(self.llm, str(self.llm_model.tag), **request, length=settings().answer_length)
+        return await generation.answer_question(self.served_llm, **request, length=settings().answer_length)
 
     @bentoml.api(route="/v1/completions", input_spec=CompletionRequest, output_spec=Completion)
-    async def create_completion(self, **request: Any) -> Completion | Response:
+    async def create_completion(self, **request: Any) -> Response:
         """Complete prompts with any of the models, in the format of OpenAI's API."""
         completion_request = CompletionRequest.model_construct(**request)  # BentoML passes the fields of a validated body
-        name = completion_request.model
-        return await completions.create_completion(self.models[name], str(self.stored[name].tag), completion_request)
+        return await completions.create_completion(self.served[completion_request.model], completion_request)
+
+    @cached_property
+    def model_list(self) -> ModelList:
+        """The models in the format of OpenAI's API."""
+        return info.list_models(self.stored)
+
+    @cached_property
+    def description(self) -> Info:
+        """The models with their training data and metrics, and the limits of a request."""
+        return info.describe(self.stored, self.llm.engine.limits.context_length, settings())
 
     def list_models(self) -> ModelList:
         """List the models in the format of OpenAI's API."""
-        return info.list_models(self.stored)
+        return self.model_list
 
     def get_model(self, name: str) -> Model:
         """Return one entry of `list_models`."""
-        return info.find_model(self.stored, name)
+        return info.find_model(self.model_list, name)
 
     def info(self) -> Info:
         """Return the models with their training data and metrics, and the limits of a request."""
-        return info.describe(self.stored, self.llm.engine.limits.context_length, settings())
+        return self.description
 
     async def __is_alive__(self) -> bool:
         """Answer `/livez`: once an engine has given up, the service needs a restart."""
