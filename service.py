@@ -1,5 +1,7 @@
 """The Bento: three generations of language models behind one HTTP API."""
 
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ from starlette.responses import Response
 
 from models.base import TextModel
 from models.bigram import Bigram
+from models.engines import Supervision
 from models.llm import LLM
 from models.rnn import LSTM
 from models.store import TrigenModel
@@ -23,13 +26,22 @@ from serving.api.schemas import (
 )
 from serving.app import TrigenService
 from serving.settings import MAX_TIMEOUT_SECONDS, settings
-from serving.streaming import drain_streams
+from serving.streaming import LAST_EVENT_SECONDS, drain_streams
 
 # BentoML adds a compiler and git (590 MB) to the images of the distributions it knows; "wheels-only" is not one of them.
 IMAGE = bentoml.images.Image(base_image="python:3.11-slim", distro="wheels-only", python_version="3.11")
 
 # BentoML's timeout answers the client but does not stop the work, so it must come after ours (`TRIGEN_TIMEOUT_SECONDS`).
 TRAFFIC = {"timeout": MAX_TIMEOUT_SECONDS + 60}
+
+
+GIVEN_UP_STATUS = 70
+"""The exit status of a worker whose engine has given up: EX_SOFTWARE of sysexits.h."""
+
+
+def exit_worker() -> None:
+    """End this worker with a status other than 0, after the time for its last responses."""
+    threading.Timer(LAST_EVENT_SECONDS, os._exit, [GIVEN_UP_STATUS]).start()
 
 
 @bentoml.service(name="trigen", service_class=TrigenService, image=IMAGE, traffic=TRAFFIC)
@@ -43,7 +55,8 @@ class Trigen:
     def __init__(self) -> None:
         self.bigram = Bigram.load(Path(self.bigram_model.path))
         self.rnn = LSTM.load(Path(self.rnn_model.path))
-        self.llm = LLM.load(Path(self.llm_model.path), settings().engine, reproducible=settings().reproducible)
+        supervision = Supervision(settings().engine_hang_seconds, give_up=exit_worker)
+        self.llm = LLM.load(Path(self.llm_model.path), settings().engine, reproducible=settings().reproducible, supervision=supervision)
         self.models: dict[ModelName, TextModel] = {"bigram": self.bigram, "rnn": self.rnn, "llm": self.llm}
         self.stored: dict[ModelName, bentoml.Model] = {"bigram": self.bigram_model, "rnn": self.rnn_model, "llm": self.llm_model}
 
@@ -93,10 +106,12 @@ class Trigen:
         return info.describe(self.stored, self.llm.engine.limits.context_length, settings())
 
     async def __is_alive__(self) -> bool:
-        """Answer `/livez` and `/readyz`: without its engine the service needs a restart."""
+        """Answer `/livez`: once an engine has given up, the service needs a restart."""
         return self.llm.engine.alive
 
-    __is_ready__ = __is_alive__
+    async def __is_ready__(self) -> bool:
+        """Answer `/readyz`: while an engine is being replaced, other replicas answer faster."""
+        return self.llm.engine.ready
 
     @bentoml.on_shutdown
     async def close(self) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.contestants import run_contestant
-from models.engines.openvino_messages import EXACT, REPRODUCIBLE, OpenVINOConfig
+from models.engines.openvino import EXACT, REPRODUCIBLE, OpenVINOConfig
 
 CONCURRENCIES = (1, 8, 32)
 CONTEXTS = 40
@@ -108,7 +108,7 @@ def bits_per_byte(artifact: Path, texts: Sequence[str], document_start: str, con
     pipeline, tokenizer = load_pipeline(artifact, dataclasses.replace(config, prefix_caching=False)), load_tokenizer(artifact)
     nats = 0.0
     for index, text in enumerate(texts):
-        ids = tokenizer.encode(document_start + text).ids
+        ids = [*([tokenizer.token_to_id(document_start)] if document_start else []), *tokenizer.encode(text).ids]
         generation = generation_config(SamplingParams(1, temperature=0, cumulative_logprob=True), frozenset())
         generation.echo = True  # the output begins with the prompt's tokens and their log-probabilities
         handle = pipeline.add_request(index, ov.Tensor(np.array([ids])), generation)

@@ -144,13 +144,30 @@ async def until_stop(tokens: AsyncGenerator[Token], stop: tuple[str, ...]) -> As
             return
         async for token in tokens:
             held += token.text
-            matches = [position for string in stop if (position := held.find(string)) >= 0]
-            if matches:
-                yield replace(token, text=held[: min(matches)], finish_reason="stop")
+            if (end := first_stop(held, stop)) is not None:
+                yield replace(token, text=held[:end], finish_reason="stop")
                 return
             keep = 0 if token.finish_reason else max(_overlap(held, string) for string in stop)
             ready, held = held[: len(held) - keep], held[len(held) - keep :]
             yield replace(token, text=ready)
+
+
+def first_stop(text: str, stop: tuple[str, ...]) -> int | None:
+    """Return where the first of the `stop` strings begins in `text`, or None."""
+    return min((position for string in stop if (position := text.find(string)) >= 0), default=None)
+
+
+def join(tokens: Sequence[Token]) -> Token:
+    """Return the `tokens` of one text, of which there is at least one, as a single `Token`."""
+    logprobs = [token.cumulative_logprob for token in tokens if token.cumulative_logprob is not None]
+    return Token(
+        "".join(token.text for token in tokens),
+        cumulative_logprob=sum(logprobs) if logprobs else None,
+        finish_reason=tokens[-1].finish_reason,
+        count=sum(token.count for token in tokens),
+        ids=tuple(id for token in tokens for id in token.ids),
+        logprobs=tuple(entry for token in tokens for entry in token.logprobs),
+    )
 
 
 def _overlap(text: str, string: str) -> int:

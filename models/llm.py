@@ -1,5 +1,6 @@
 """The fine-tuned causal language model: its question-answering template, its answers, and the engine that runs it."""
 
+import asyncio
 import json
 import math
 from collections.abc import AsyncGenerator, Sequence
@@ -8,8 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from tokenizers import Tokenizer
+
 from models.base import NOTHING_GENERATED, Logprob, Prompt, PromptLogprobs, SamplingParams, Token, until_stop
-from models.engines import Engine, IdLogprob, LogprobReader, load_engine
+from models.engines import Engine, IdLogprob, LogprobReader, Supervision, load_engine
 from models.engines.tokenization import INCOMPLETE, IncrementalDetokenizer, encode
 
 SETTINGS_FILE = "trigen.json"
@@ -66,18 +69,22 @@ class Answer:
 class LLM:
     """A causal language model and the engine that runs it.
 
-    `document_start` is the text of the token that separated documents in pretraining. It is put in front of text to be continued,
+    `document_start` is the text of the token that separated documents in pretraining. The token is put in front of text to be continued,
     but not of questions; without it, the model would read a short prompt as the middle of some document.
     """
 
     def __init__(self, engine: Engine, document_start: str = "", prompt_order: PromptOrder = "context-first") -> None:
-        self.engine, self.document_start, self.prompt_order = engine, document_start, prompt_order
+        self.engine, self.prompt_order = engine, prompt_order
+        self.document_start: tuple[int, ...] = (_token_id(engine.tokenizer, document_start),) if document_start else ()
+        """The id of the token, or nothing."""
+        self._spellings: dict[int, str] = {}
+        """Tokens of the vocabulary that have been spelled so far: see `spell`."""
 
     @classmethod
-    def load(cls, directory: Path, engine: str = "auto", *, reproducible: bool = False) -> "LLM":
-        """Load an artifact. See `models.engines.load_engine` for `engine` and `reproducible`."""
+    def load(cls, directory: Path, engine: str = "auto", *, reproducible: bool = False, supervision: Supervision = Supervision()) -> "LLM":
+        """Load an artifact. See `models.engines.load_engine` for the other arguments."""
         settings = json.loads((directory / SETTINGS_FILE).read_text())
-        loaded = load_engine(directory, engine, reproducible=reproducible)
+        loaded = load_engine(directory, engine, reproducible=reproducible, supervision=supervision)
         return cls(loaded, settings["document_start"], settings.get("prompt_order", "context-first"))
 
     def count(self, prompt: Prompt) -> int:
@@ -98,11 +105,11 @@ class LLM:
             return self._generate_nothing(prompt)
         if params.logprobs is not None:
             return self._stream_with_logprobs(prompt, params)
-        return until_stop(self.engine.stream(self._document(prompt), params), params.stop)
+        return until_stop(self.engine.stream(prompt, params, self._start(prompt)), params.stop)
 
     async def stream_with_prompt_logprobs(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[PromptLogprobs | Token]:
         """See `TextModel.stream_with_prompt_logprobs`."""
-        text_logprobs = _TextLogprobs(self, prompt, params)
+        text_logprobs = await asyncio.to_thread(_TextLogprobs, self, prompt, params)
         try:
             yield PromptLogprobs(await text_logprobs.read_prompt())
             async with aclosing(until_stop(self._generate_with_logprobs(text_logprobs, params), params.stop)) as tokens:
@@ -127,14 +134,28 @@ class LLM:
             async for token in tokens:
                 yield replace(token, logprobs=await text_logprobs.read(token.ids))
 
-    def _document(self, prompt: Prompt) -> Prompt:
-        """Put the document start in front of a text; return ids as they are."""
-        return self.document_start + prompt if isinstance(prompt, str) else prompt
+    def _start(self, prompt: Prompt) -> tuple[int, ...]:
+        """Return the document start of a text; ids are used as they are."""
+        return self.document_start if isinstance(prompt, str) else ()
 
     async def _generate_nothing(self, prompt: Prompt) -> AsyncGenerator[Token]:
         """Check the prompt as `stream` does, and yield the token for a length of 0."""
-        self.engine.limits.check(len(encode(self.engine.tokenizer, self._document(prompt))), 0)
+        self.engine.limits.check(len(self._start(prompt)) + await asyncio.to_thread(self.count, prompt), 0)
         yield NOTHING_GENERATED
+
+    def spell(self, id: int) -> str:
+        """Return the text of a token. If it is empty or part of a character, return the token's name in the vocabulary instead, so that
+        different tokens are spelled differently.
+        """
+        if id not in self._spellings:
+            text: str = self.engine.tokenizer.decode([id], skip_special_tokens=False)
+            name: str = self.engine.tokenizer.id_to_token(id) or ""
+            if not text or INCOMPLETE in text:
+                text = name
+            elif name.startswith("▁") and not text.startswith(" "):  # a SentencePiece decoder drops the leading space of a text
+                text = f" {text}"
+            self._spellings[id] = text
+        return self._spellings[id]
 
     def ask(self, question: str, context: str | None, params: SamplingParams) -> AsyncGenerator[Token]:
         """Generate the answer to a question: see `TextModel.stream`."""
@@ -159,23 +180,30 @@ class LLM:
         self.engine.close()
 
 
+def _token_id(tokenizer: Tokenizer, token: str) -> int:
+    id: int | None = tokenizer.token_to_id(token)
+    if id is None:
+        raise ValueError(f"the tokenizer has no token {token!r}, the document start of this artifact")
+    return id
+
+
 class _TextLogprobs:
     """Computes the log-probabilities of a text's tokens, first of the prompt and then of the generated tokens as they arrive."""
 
     def __init__(self, llm: LLM, prompt: Prompt, params: SamplingParams) -> None:
         """Tokenize the prompt. Raises `UnknownIds`, and `PromptTooLong` if it does not fit."""
-        self._tokenizer, self._top_count = llm.engine.tokenizer, params.logprobs or 0
-        start = llm.document_start if isinstance(prompt, str) else ""
-        self.prompt_ids = encode(self._tokenizer, start + prompt if isinstance(prompt, str) else prompt)
-        self._start_length = len(encode(self._tokenizer, start)) if start else 0
+        self._llm, self._top_count = llm, params.logprobs or 0
+        self._start = llm._start(prompt)
+        self.prompt_ids = [*self._start, *encode(llm.engine.tokenizer, prompt)]
         llm.engine.limits.check(len(self.prompt_ids), params.length)
-        self._detokenizer = IncrementalDetokenizer(self._tokenizer, self.prompt_ids[: self._start_length], llm.engine.limits.eos)
+        self._detokenizer = IncrementalDetokenizer(llm.engine.tokenizer, list(self._start), llm.engine.limits.eos)
         self._reader: LogprobReader = llm.engine.logprob_reader()
 
     async def read_prompt(self) -> tuple[Logprob, ...]:
         """Return the log-probabilities of the prompt's tokens, without the document start."""
         logprobs = await self._reader.read(self.prompt_ids)
-        return self._spell(self.prompt_ids[self._start_length :], logprobs[self._start_length :])
+        start = len(self._start)
+        return await asyncio.to_thread(self._spell, self.prompt_ids[start:], logprobs[start:])  # a long prompt takes milliseconds
 
     async def read(self, ids: Sequence[int]) -> tuple[Logprob, ...]:
         """Return the log-probabilities of the next tokens of the text."""
@@ -188,21 +216,10 @@ class _TextLogprobs:
     def _spell(self, ids: Sequence[int], logprobs: Sequence[IdLogprob]) -> tuple[Logprob, ...]:
         return tuple(
             Logprob(
-                text=self._spell_token(id),
+                text=self._llm.spell(id),
                 characters=len(self._detokenizer.token([id]).text),
                 logprob=logprob,
-                top=tuple((self._spell_token(other), value) for other, value in top[: self._top_count]),
+                top=tuple((self._llm.spell(other), value) for other, value in top[: self._top_count]),
             )
             for id, (logprob, top) in zip(ids, logprobs, strict=True)
         )
-
-    def _spell_token(self, id: int) -> str:
-        """Return the text of a token. If it is empty or part of a character, return the token's name in the vocabulary instead, so that
-        different tokens are spelled differently.
-        """
-        text: str = self._tokenizer.decode([id], skip_special_tokens=False)
-        name: str = self._tokenizer.id_to_token(id) or ""
-        if not text or INCOMPLETE in text:
-            return name
-        # A SentencePiece decoder drops the leading space of a text.
-        return f" {text}" if name.startswith("▁") and not text.startswith(" ") else text

@@ -21,6 +21,9 @@ class Settings(BaseSettings):
     reproducible: bool = False
     """Let the CPU engine process one request at a time. The LLM then gives the same text for the same seed under any load, but concurrent
     requests wait for each other."""
+    engine_hang_seconds: float = Field(default=20, ge=1, le=3_600)
+    """The process of an engine that has not answered for this long is replaced. It answers between two steps, so this must exceed the
+    longest step."""
     api_key: SecretStr | None = Field(default=None, min_length=1)
     """The key that clients must send as `Authorization: Bearer KEY`. Documentation, probes and metrics need none."""
     max_texts: int = Field(default=128, ge=1)

@@ -17,7 +17,7 @@ import psutil
 
 from benchmarks.serving.client import LoadResult, Outcome
 from benchmarks.serving.loads import GREEDY, LOADS, SAMPLING, SampleRequest
-from models.engines.openvino_messages import OpenVINOConfig
+from models.engines.openvino import OpenVINOConfig
 
 RunLoad = Callable[[str, int, float], dict[str, float]]
 """Run a load by its name, with a number of concurrent requests, for some seconds; return `LoadResult.summary` and the memory in GB."""

@@ -1,6 +1,7 @@
 """Engines, which generate text with an LLM: openvino.py on a CPU; transformers.py on CUDA, and on a CPU as the reference."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -44,7 +45,17 @@ class Engine(Protocol):
 
     @property
     def alive(self) -> bool:
-        """Whether the engine accepts requests. False once it has been closed or has failed."""
+        """Whether the engine accepts requests. False once it has been closed or has failed for good."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """Whether the engine works on requests now. False also while its process is being replaced."""
+        ...
+
+    @property
+    def cache_usage(self) -> float:
+        """Share of the key-value cache in use, from 0 to 1."""
         ...
 
     @property
@@ -57,11 +68,12 @@ class Engine(Protocol):
         """Number of forward passes so far."""
         ...
 
-    def stream(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Token]:
-        """Continue `prompt`: see `TextModel.stream`.
+    def stream(self, prompt: Prompt, params: SamplingParams, before: Sequence[int] = ()) -> AsyncGenerator[Token]:
+        """Continue `prompt`, in front of which the token ids `before` are put: see `TextModel.stream`.
 
-        `params.length` must not be 0; `params.stop` and `params.logprobs` are left to the caller. The end-of-text token is yielded too,
-        with empty text.
+        `params.length` must not be 0. `params.logprobs` is left to the caller, and so is `params.stop`, though an engine may end a text
+        with `final_only` itself. The end-of-text token is yielded too, with empty text. Raises `EngineStopped` if the engine fails, and
+        `EngineBusy` if it has no room.
         """
         ...
 
@@ -75,10 +87,32 @@ class Engine(Protocol):
 
 
 class EngineStopped(RuntimeError):
-    """The engine has been closed or has failed and accepts no more requests."""
+    """The engine has been closed or has failed."""
 
 
-def load_engine(directory: Path, name: str = "auto", *, reproducible: bool = False) -> Engine:
+class EngineBusy(RuntimeError):
+    """The engine has no room for the request at the moment."""
+
+
+def _do_nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """When the process of an engine is replaced."""
+
+    hang_seconds: float = 20.0
+    """A process that has not answered for this long is hung. It answers between two steps, so this must exceed the longest step."""
+    max_failures: int = 5
+    """The engine gives up after this many failures in a row."""
+    backoff_seconds: float = 1.0
+    """The first replacement starts at once, the next after this time, and each further one after more than twice as long."""
+    give_up: Callable[[], None] = _do_nothing
+    """Called, in a thread, when the engine gives up."""
+
+
+def load_engine(directory: Path, name: str = "auto", *, reproducible: bool = False, supervision: Supervision = Supervision()) -> Engine:
     """Load an engine for the LLM artifact in `directory`.
 
     `name` is `openvino`, `transformers` or `auto`, which takes transformers if there is a CUDA device and `reproducible` is not set, else
@@ -93,10 +127,9 @@ def load_engine(directory: Path, name: str = "auto", *, reproducible: bool = Fal
 
         return TransformersEngine(directory)
     if name in ("auto", "openvino"):
-        from models.engines.openvino import OpenVINOEngine
-        from models.engines.openvino_messages import REPRODUCIBLE, OpenVINOConfig
+        from models.engines.openvino import REPRODUCIBLE, OpenVINOConfig, OpenVINOEngine
 
-        return OpenVINOEngine(directory, REPRODUCIBLE if reproducible else OpenVINOConfig())
+        return OpenVINOEngine(directory, REPRODUCIBLE if reproducible else OpenVINOConfig(), supervision)
     raise ValueError(f"unknown engine {name!r}: use auto, openvino or transformers")
 
 

@@ -4,9 +4,11 @@ openvino-genai's pipeline does not return alternatives, so the IR also runs besi
 weights as in generation, so a text's log-probabilities do not depend on concurrent requests.
 """
 
+import contextlib
+import os
+import threading
 from collections import deque
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,56 +16,85 @@ import openvino as ov
 from openvino import opset13 as ops
 
 from models.engines import MAX_LOGPROBS, IdLogprob
-from models.engines.openvino_messages import EXACT, LogprobsReply, ReadLogprobs
+from models.engines.openvino import EXACT
+from models.engines.supervision.messages import ReadLogprobs, Reply
+
+MAX_TEXTS = 4
+"""Number of texts whose key-value caches are in memory, in fp32: 75 MB each for 1,024 tokens of GPT-2 small. Other texts wait."""
 
 
 @dataclass(eq=False)
 class _Text:
-    """A text that is being read. The state of `request` is its key-value cache."""
+    """A text that is being read."""
 
-    request: ov.InferRequest
+    pending: list[int]
+    request: ov.InferRequest | None = None
+    """Its state is the text's key-value cache. None while the text waits for one."""
     last: int | None = None
     """The last token read. The model has not computed it yet: that happens together with its successor's log-probability."""
     computed: int = 0
     """Number of tokens in the key-value cache."""
-    pending: list[int] = field(default_factory=list)
     logprobs: list[IdLogprob] = field(default_factory=list)
 
 
 class LogprobModel:
-    """The model, and the texts that it is reading. Each `step` computes a chunk of one of them, in turn."""
+    """The model, and the texts that it is reading. Each `step` computes a chunk of one of them, in turn.
+
+    The model is compiled when the first text arrives, because most services never need it, and in a thread, so that the other requests
+    advance meanwhile.
+    """
 
     def __init__(self, directory: Path, step_tokens: int) -> None:
         self._directory, self._step_tokens = directory, step_tokens
         self._texts: dict[int, _Text] = {}
         self._queue: deque[int] = deque()
-
-    @cached_property
-    def _model(self) -> ov.CompiledModel:
-        """The model, compiled when the first text arrives: most services never need it."""
-        core = ov.Core()
-        ir = core.read_model(self._directory / "openvino/openvino_model.xml")
-        return core.compile_model(_with_logprob_outputs(ir), "CPU", dict(EXACT.properties))
+        """Texts with pending tokens and a cache, in turn."""
+        self._waiting: deque[int] = deque()
+        """Texts that wait for a cache, in order of arrival."""
+        self._free: list[ov.InferRequest] = []
+        self._error: Exception | None = None
+        """Why the model could not be compiled."""
+        self._compilation: threading.Thread | None = None
+        self.wakeup = os.eventfd(0, os.EFD_NONBLOCK)
+        """Becomes readable when the compilation has ended."""
 
     @property
     def idle(self) -> bool:
         """Whether a step would have nothing to do."""
         return not self._queue
 
+    @property
+    def texts(self) -> int:
+        """Number of texts in memory."""
+        return len(self._texts)
+
     def add(self, message: ReadLogprobs) -> None:
         """Queue the next tokens of a text."""
-        if message.id not in self._texts:
-            self._texts[message.id] = _Text(self._model.create_infer_request())
-        text = self._texts[message.id]
-        text.pending = message.ids
-        self._queue.append(message.id)
+        text = self._texts.get(message.id)
+        if text is None:
+            self._texts[message.id] = _Text(message.ids)
+            self._waiting.append(message.id)
+        else:
+            text.pending = message.ids
+            self._queue.append(message.id)
+        if self._compilation is None:
+            self._compilation = threading.Thread(target=self._compile, daemon=True)
+            self._compilation.start()
+        self._assign_caches()
 
     def cancel(self, id: int) -> None:
         """Drop a text if it exists."""
-        self._texts.pop(id, None)
+        text = self._texts.pop(id, None)
+        if text and text.request:
+            text.request.reset_state()
+            self._free.append(text.request)
+            self._assign_caches()
 
-    def step(self) -> LogprobsReply | None:
+    def step(self) -> Reply | None:
         """Compute a chunk of the next text in the queue. Returns the reply once all tokens of its message are computed."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.wakeup)
+            self._assign_caches()
         if not self._queue:
             return None
         id = self._queue.popleft()
@@ -71,16 +102,36 @@ class LogprobModel:
         if text is None:
             return None
         try:
+            if self._error:
+                raise self._error
             chunk, text.pending = text.pending[: self._step_tokens], text.pending[self._step_tokens :]
             text.logprobs += _compute(text, chunk)
         except Exception as error:  # affects this text only
             self.cancel(id)
-            return LogprobsReply(id, str(error))
+            return Reply(id, error=str(error))
         if text.pending:
             self._queue.append(id)
             return None
         logprobs, text.logprobs = text.logprobs, []
-        return LogprobsReply(id, logprobs)
+        return Reply(id, logprobs)
+
+    def _compile(self) -> None:
+        try:
+            core = ov.Core()
+            ir = core.read_model(self._directory / "openvino/openvino_model.xml")
+            model = core.compile_model(_with_logprob_outputs(ir), "CPU", dict(EXACT.properties))
+            self._free = [model.create_infer_request() for _ in range(MAX_TEXTS)]
+        except Exception as error:  # fails the waiting texts
+            self._error = error
+        os.eventfd_write(self.wakeup, 1)
+
+    def _assign_caches(self) -> None:
+        """Give the free caches to the texts that wait for one. If there is no model, let them fail at their step."""
+        while self._waiting and (self._free or self._error):
+            if text := self._texts.get(self._waiting[0]):
+                text.request = self._free.pop() if self._free else None
+                self._queue.append(self._waiting[0])
+            self._waiting.popleft()
 
 
 def _with_logprob_outputs(model: ov.Model) -> ov.Model:
@@ -109,6 +160,7 @@ def _compute(text: _Text, chunk: list[int]) -> list[IdLogprob]:
     if not targets:
         return first
     end = text.computed + len(inputs)
+    assert text.request is not None
     text.request.infer(
         {
             "input_ids": np.array([inputs]),

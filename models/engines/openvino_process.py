@@ -2,20 +2,14 @@
 
 `ContinuousBatchingPipeline.step()` holds Python's global interpreter lock (openvino-genai 2026.4). In the service's own process, nothing
 else would be answered during a step. A process of its own also keeps a crash out of the service.
-
-FD is the file descriptor of a connection. The service first sends the artifact's directory and the configuration, and then `AddRequest`,
-`ReadLogprobs` and `Cancel` messages, and finally None. The process replies with `Ready` or `Failure`, then with a `StepReport` whenever
-there are new tokens to deliver and a `LogprobsReply` for each `ReadLogprobs`, and with a `Failure` if it fails.
 """
 
 import json
 import math
-import select
-import signal
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -24,18 +18,10 @@ import openvino_genai as genai
 from openvino_genai.py_openvino_genai import GenerationHandle
 
 from models.base import FinishReason, SamplingParams
+from models.engines.openvino import OpenVINOConfig
 from models.engines.openvino_logprobs import LogprobModel
-from models.engines.openvino_messages import (
-    AddRequest,
-    Cancel,
-    Failure,
-    LogprobsReply,
-    OpenVINOConfig,
-    Output,
-    ReadLogprobs,
-    Ready,
-    StepReport,
-)
+from models.engines.supervision.loop import main
+from models.engines.supervision.messages import AddRequest, Cancel, Output, ReadLogprobs, Reply, RequestFailure, StepReport
 from models.engines.tokenization import ModelLimits
 
 FULL_RATE_REQUESTS = 12
@@ -50,7 +36,10 @@ def load_pipeline(directory: Path, config: OpenVINOConfig) -> genai.ContinuousBa
     model allows make that a quarter faster than OpenVINO's default of 32.
     """
     scheduler = genai.SchedulerConfig()
-    scheduler.cache_size = config.cache_gb
+    if config.cache_blocks:
+        scheduler.num_kv_blocks = config.cache_blocks
+    else:
+        scheduler.cache_size = config.cache_gb
     scheduler.enable_prefix_caching = config.prefix_caching
     scheduler.max_num_batched_tokens = config.step_tokens
     if config.one_at_a_time:
@@ -100,7 +89,7 @@ class _RunningRequest:
     finish_reason: FinishReason | None = None
 
     def read_tokens(self) -> None:
-        """Collect the tokens that the last step generated. Raises RuntimeError if openvino-genai has dropped the request."""
+        """Collect the tokens that the last step generated. Raises MemoryError if openvino-genai has dropped the request."""
         while self.handle.can_read():
             for output in self.handle.read().values():
                 self.ids += output.generated_ids
@@ -108,7 +97,7 @@ class _RunningRequest:
                 self.finish_reason = _FINISH_REASONS.get(output.finish_reason)
         status = self.handle.get_status()
         if not self.finish_reason and status != genai.GenerationStatus.RUNNING:
-            raise RuntimeError(f"openvino-genai dropped the request ({status.name}): the key-value cache may be full")
+            raise MemoryError(f"openvino-genai dropped the request ({status.name}): its key-value cache is full")
 
     def should_flush(self, now: float, slowdown: float) -> bool:
         """Whether to send the collected tokens now.
@@ -177,13 +166,13 @@ class Batch:
 
     def step(self) -> StepReport | None:
         """Run one forward pass for all requests. Returns a report if there is anything to send."""
-        failures = []
+        failures: list[RequestFailure] = []
         if self._queue and not self._pipeline.has_non_finished_requests():
             id = next(iter(self._queue))
             try:
                 self._start(self._queue.pop(id))
             except Exception as error:  # affects this request only
-                failures.append((id, str(error)))
+                failures.append(_failure(id, error))
         self._pipeline.step()
         self._steps += 1
         for id, request in list(self._requests.items()):
@@ -191,7 +180,7 @@ class Batch:
                 request.read_tokens()
             except Exception as error:  # affects this request only
                 self.cancel(id)
-                failures.append((id, str(error)))
+                failures.append(_failure(id, error))
         now, slowdown = time.monotonic(), max(1.0, len(self._requests) / FULL_RATE_REQUESTS)
         outputs = [request.flush(now) for request in self._requests.values() if request.should_flush(now, slowdown)]
         if not (outputs or failures or self.running != self._reported_running):
@@ -201,57 +190,58 @@ class Batch:
                 del self._requests[output.id]
         return self.report(outputs, failures)
 
-    def report(self, outputs: list[Output], failures: list[tuple[int, str]]) -> StepReport:
+    def report(self, outputs: list[Output], failures: list[RequestFailure]) -> StepReport:
         """Return a report with the current number of steps and running requests."""
         self._reported_running = self.running
-        return StepReport(self._steps, self._reported_running, outputs, failures)
+        cache_usage = self._pipeline.get_metrics().cache_usage / 100 if self._requests else 0.0
+        return StepReport(self._steps, self._reported_running, outputs, failures, cache_usage)
 
 
-def run(batch: Batch, logprob_model: LogprobModel, connection: Connection) -> None:
-    """Handle messages and run steps until None is received; wait for messages while idle. Raises EOFError when the service is gone."""
-    incoming = select.poll()  # once for all steps: `Connection.poll` creates a new selector for each call
-    incoming.register(connection, select.POLLIN)
-    while True:
-        while (batch.idle and logprob_model.idle) or incoming.poll(0):
-            message: AddRequest | ReadLogprobs | Cancel | None = connection.recv()
-            if message is None:
-                return
+def _failure(id: int, error: Exception) -> RequestFailure:
+    return RequestFailure(id, str(error), busy=isinstance(error, MemoryError))
+
+
+class OpenVINOStepper:
+    """The batch, and beside it the model that computes log-probabilities. See `Stepper`."""
+
+    def __init__(self, directory: Path, config: OpenVINOConfig) -> None:
+        self.batch, self.logprob_model = Batch(directory, config), LogprobModel(directory, config.step_tokens)
+
+    @property
+    def idle(self) -> bool:
+        """See `Stepper`."""
+        return self.batch.idle and self.logprob_model.idle
+
+    @property
+    def wakeup(self) -> int:
+        """See `Stepper`."""
+        return self.logprob_model.wakeup
+
+    def handle(self, message: AddRequest | ReadLogprobs | Cancel) -> Iterable[StepReport | Reply]:
+        """See `Stepper`."""
+        if isinstance(message, Cancel):
+            self.batch.cancel(message.id)
+            self.logprob_model.cancel(message.id)
+        elif isinstance(message, ReadLogprobs):
+            self.logprob_model.add(message)
+        else:
             try:
-                if isinstance(message, Cancel):
-                    batch.cancel(message.id)
-                    logprob_model.cancel(message.id)
-                elif isinstance(message, ReadLogprobs):
-                    logprob_model.add(message)
-                else:
-                    batch.add(message)
+                self.batch.add(message)
             except Exception as error:  # affects this request only
-                failure = str(error)
-                if isinstance(message, ReadLogprobs):
-                    connection.send(LogprobsReply(message.id, failure))
-                else:
-                    connection.send(batch.report([], [(message.id, failure)]))
-        if not batch.idle and (report := batch.step()):
-            connection.send(report)
-        if reply := logprob_model.step():
-            connection.send(reply)
+                yield self.batch.report([], [_failure(message.id, error)])
+
+    def step(self) -> Iterable[StepReport | Reply]:
+        """See `Stepper`."""
+        if not self.batch.idle and (report := self.batch.step()):
+            yield report
+        if reply := self.logprob_model.step():
+            yield reply
 
 
-def main(descriptor: int) -> None:
-    """Load the model and serve until the service sends None or is gone."""
-    with Connection(descriptor) as connection:
-        try:
-            directory, config = connection.recv()
-            batch, logprob_model = Batch(directory, config), LogprobModel(directory, config.step_tokens)
-            connection.send(Ready())
-            run(batch, logprob_model, connection)
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            return
-        except Exception as error:  # the service must learn of any failure
-            connection.send(Failure(str(error)))
-            raise
+def load(start_message: tuple[Path, OpenVINOConfig]) -> OpenVINOStepper:
+    """Load the model."""
+    return OpenVINOStepper(*start_message)
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGTERM):  # the service handles these signals, and drains its requests first
-        signal.signal(number, signal.SIG_IGN)
-    main(int(sys.argv[1]))
+    main(sys.argv, load)

@@ -41,10 +41,14 @@ def encode(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:
-    """Load the tokenizer of a Hugging Face model directory, with truncation and padding turned off."""
+    """Load the tokenizer of a Hugging Face model directory, with truncation and padding turned off.
+
+    The name of a control token within a text, such as `<|im_end|>`, is encoded as the text that it is.
+    """
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
     return tokenizer
 
 

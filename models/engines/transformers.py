@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +153,19 @@ class TransformersEngine:
         return bool(self._manager.is_running()) and self._manager.background_thread_status.can_accept_new_requests() is None
 
     @property
+    def ready(self) -> bool:
+        """See `Engine`. A manager that has failed is not replaced: its process has to be."""
+        return self.alive
+
+    @property
+    def cache_usage(self) -> float:
+        """See `Engine`."""
+        cache = self._manager.batch_processor.cache
+        free: int = sum(cache.pool.count_free_blocks(allocator.index) for allocator in cache.cache_allocators.values())
+        blocks: int = sum(allocator.num_blocks for allocator in cache.cache_allocators.values())
+        return 1 - free / blocks
+
+    @property
     def running(self) -> int:
         """See `Engine`."""
         return len(self._router.result_handlers)
@@ -166,9 +179,9 @@ class TransformersEngine:
         """See `Engine`."""
         return TransformersLogprobReader(self._logprob_model)
 
-    async def stream(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Token]:
+    async def stream(self, prompt: Prompt, params: SamplingParams, before: Sequence[int] = ()) -> AsyncGenerator[Token]:
         """See `Engine`."""
-        ids = encode(self.tokenizer, prompt)
+        ids = [*before, *await asyncio.to_thread(encode, self.tokenizer, prompt)]
         self.limits.check(len(ids), params.length)
         detokenizer = IncrementalDetokenizer(self.tokenizer, ids, self.limits.eos)
         outputs: asyncio.Queue[GenerationOutput] = asyncio.Queue()
@@ -209,4 +222,5 @@ class TransformersEngine:
 
     def close(self) -> None:
         """See `Engine`."""
+        self._logprob_model.closed = True
         self._manager.stop(block=True, hard_stop=True)

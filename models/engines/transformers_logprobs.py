@@ -12,10 +12,12 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
-from models.engines import MAX_LOGPROBS, IdLogprob
+from models.engines import MAX_LOGPROBS, EngineStopped, IdLogprob
 
 CHUNK_TOKENS = 256
 """Tokens computed at once; the logits of all tokens of a long text would take gigabytes."""
+MAX_TEXTS = 4
+"""Number of texts whose key-value caches are in memory, in fp32. Other texts wait."""
 
 
 class LogprobModel:
@@ -24,6 +26,8 @@ class LogprobModel:
     def __init__(self, directory: Path, device: torch.device) -> None:
         self._directory, self._device = directory, device
         self._lock = threading.Lock()
+        self.caches = asyncio.Semaphore(MAX_TEXTS)
+        self.closed = False
 
     @cached_property
     def _model(self) -> PreTrainedModel:
@@ -31,10 +35,11 @@ class LogprobModel:
         model.to(self._device)  # type: ignore[arg-type]  # transformers' decorated `to`
         return model
 
-    def compute(self, ids: Sequence[int], last: int | None, cache: DynamicCache) -> list[IdLogprob]:
+    def compute(self, ids: Sequence[int], last: int | None, cache: DynamicCache, cancelled: threading.Event) -> list[IdLogprob]:
         """Return the log-probabilities of `ids`, which follow the token `last` (None at the start of a text).
 
-        `cache` holds the keys and values of the tokens before `last` and is extended.
+        `cache` holds the keys and values of the tokens before `last` and is extended. Raises EngineStopped, between two chunks, once
+        `cancelled` is set or the engine is closed.
         """
         logprobs: list[IdLogprob] = [(None, [])] if last is None else []
         targets = ids[len(logprobs) :]
@@ -42,6 +47,8 @@ class LogprobModel:
         for first in range(0, len(inputs), CHUNK_TOKENS):
             chunk = slice(first, first + CHUNK_TOKENS)
             with self._lock, torch.inference_mode():
+                if cancelled.is_set() or self.closed:
+                    raise EngineStopped("the engine was closed")
                 input_ids = torch.tensor([inputs[chunk]], device=self._device)
                 distributions = self._model(input_ids=input_ids, past_key_values=cache, use_cache=True).logits[0].log_softmax(-1)
                 chosen = distributions.gather(-1, torch.tensor(targets[chunk], device=self._device)[:, None])[:, 0]
@@ -57,14 +64,23 @@ class TransformersLogprobReader:
     def __init__(self, model: LogprobModel) -> None:
         self._model, self._cache = model, DynamicCache()
         self._last: int | None = None
+        self._has_cache = False
+        self._cancelled = threading.Event()
 
     async def read(self, ids: Sequence[int]) -> list[IdLogprob]:
         """See `LogprobReader`."""
         if not ids:
             return []
-        logprobs = await asyncio.to_thread(self._model.compute, ids, self._last, self._cache)
+        if not self._has_cache:
+            await self._model.caches.acquire()
+            self._has_cache = True
+        logprobs = await asyncio.to_thread(self._model.compute, ids, self._last, self._cache, self._cancelled)
         self._last = ids[-1]
         return logprobs
 
     def close(self) -> None:
-        """Do nothing: the cache is freed with the reader, and a read in progress runs to its end."""
+        """See `LogprobReader`."""
+        self._cancelled.set()
+        if self._has_cache:
+            self._has_cache = False
+            self._model.caches.release()

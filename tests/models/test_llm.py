@@ -1,9 +1,11 @@
 import asyncio
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from models.base import Prompt, SamplingParams, Token
 from models.engines import LogprobReader
@@ -13,19 +15,20 @@ from models.llm import LLM, answer_text, question_prompt
 class Scripted:
     """An engine that generates a fixed text and records its last prompt and parameters."""
 
-    alive, running, steps = True, 0, 0
+    alive, ready, running, steps, cache_usage = True, True, 0, 0, 0.0
     tokenizer: Any = None
     limits: Any = None
 
     def __init__(self, *pieces: str) -> None:
         self.pieces, self.params = pieces, SamplingParams()
         self.prompt: Prompt = ""
+        self.before: Sequence[int] = ()
 
     def logprob_reader(self) -> LogprobReader:
         pytest.fail("no log-probabilities were requested")
 
-    async def stream(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Token]:
-        self.prompt, self.params = prompt, params
+    async def stream(self, prompt: Prompt, params: SamplingParams, before: Sequence[int] = ()) -> AsyncGenerator[Token]:
+        self.prompt, self.params, self.before = prompt, params, before
         for piece in self.pieces:
             yield Token(piece, -0.1)
         yield Token("", -0.1, "stop")
@@ -47,11 +50,14 @@ def test_the_document_start_precedes_a_text_but_not_a_question() -> None:
         await stream.aclose()
 
     engine = Scripted("x")
+    engine.tokenizer = Tokenizer(WordLevel({"<start>": 7}))
     model = LLM(engine, document_start="<start>")
     asyncio.run(first(model.stream("The", SamplingParams())))
-    assert engine.prompt == "<start>The"
+    assert (engine.before, engine.prompt) == ((7,), "The")
+    asyncio.run(first(model.stream([5], SamplingParams())))
+    assert (engine.before, engine.prompt) == ((), [5])
     asyncio.run(first(model.ask("Who?", None, SamplingParams())))
-    assert engine.prompt == question_prompt("Who?")
+    assert (engine.before, engine.prompt) == ((), question_prompt("Who?"))
 
 
 def test_an_answer_is_greedy_and_a_span_of_the_context() -> None:

@@ -11,8 +11,7 @@ import pytest
 
 from models.base import Token
 from models.engines import Engine
-from models.engines.openvino import OpenVINOEngine
-from models.engines.openvino_messages import EXACT
+from models.engines.openvino import EXACT, OpenVINOEngine
 from models.engines.transformers import TransformersEngine
 from tests.conftest import HANG_SECONDS
 from tests.models.engines.pace import Pace

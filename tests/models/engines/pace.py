@@ -75,7 +75,8 @@ class Pace:
 def main() -> None:
     """Run the CPU engine's process at the pace of the directory that holds this program."""
     from models.engines import openvino_process
+    from models.engines.supervision import loop
 
     pace = Pace(Path(sys.argv[0]).parent)
     openvino_process.Batch.step = pace.limit(openvino_process.Batch.step)  # type: ignore[method-assign]
-    openvino_process.main(int(sys.argv[-1]))
+    loop.main(sys.argv, openvino_process.load)

@@ -66,7 +66,7 @@ def test_a_request_with_logprobs_has_the_same_text_as_one_without(engine: Engine
         assert sum(token.characters for token in first.logprobs) == len(prompt)
         ids = [id for token in rest for id in token.ids]
         assert len(ids) == sum(len(token.logprobs) for token in rest)
-        whole = [*engine.tokenizer.encode(f"<|endoftext|>{prompt}").ids, *ids]
+        whole = [*llm.document_start, *engine.tokenizer.encode(prompt).ids, *ids]
         logprobs = expected(artifact, whole)[:-1].gather(-1, torch.tensor(whole[1:])[:, None])[:, 0]
         computed = [entry.logprob for entries in (first.logprobs, *(token.logprobs for token in rest)) for entry in entries]
         assert computed == pytest.approx(logprobs.tolist(), abs=1e-3)
@@ -104,7 +104,7 @@ def test_unknown_ids_and_long_prompts_are_rejected(engine: Engine) -> None:
 @pytest.mark.parametrize("name", ["openvino"])
 def test_a_waiting_reader_learns_that_the_engine_has_stopped(artifact: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     engine = build(name, artifact)
-    monkeypatch.setattr(engine, "_deliver_logprobs", lambda reply: None)  # else the reply may come before the engine has stopped
+    monkeypatch.setattr(engine, "_deliver_reply", lambda reply: None)  # else the reply may come before the engine has stopped
 
     async def read_while_closing() -> None:
         reader = engine.logprob_reader()

@@ -3,49 +3,26 @@
 import asyncio
 import contextlib
 import json
-import logging
 import multiprocessing
 import os
+import select
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from models.base import SamplingParams, Token
-from models.engines import EngineStopped, load_engine
-from models.engines.openvino import OpenVINOEngine
-from models.engines.openvino_messages import EXACT, REPRODUCIBLE, AddRequest, Failure, Ready, StepReport
-from models.engines.openvino_process import Batch, activation_group_size, main
-from tests.models.engines.conftest import build, build_paced, collect, text_of
+from models.engines import EngineBusy, EngineStopped, load_engine
+from models.engines.openvino import EXACT, REPRODUCIBLE, OpenVINOEngine
+from models.engines.openvino_logprobs import MAX_TEXTS, LogprobModel
+from models.engines.openvino_process import Batch, activation_group_size, load
+from models.engines.supervision.loop import serve
+from models.engines.supervision.messages import AddRequest, Failure, Output, ReadLogprobs, Ready, Reply, StepReport
+from tests.models.engines.conftest import build, collect, text_of
 from training.export.openvino_ir import export_openvino
-
-
-def test_a_dying_process_fails_running_and_new_requests(
-    artifact: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.getLogger("bentoml"), "propagate", True)
-    paced = build_paced("openvino", artifact, tmp_path)
-    engine = paced.engine
-    assert isinstance(engine, OpenVINOEngine)
-
-    async def kill_while_two_run() -> list[BaseException | list[Token]]:
-        streams = [engine.stream("The", SamplingParams(700)) for _ in range(2)]
-        await paced.pace.step_until(asyncio.gather(*(anext(stream) for stream in streams)))
-        assert engine.alive
-        engine._process.kill()
-        return await asyncio.gather(*(collect(stream) for stream in streams), return_exceptions=True)
-
-    paced.pace.hold()
-    results = asyncio.run(kill_while_two_run())
-    assert [str(result) for result in results] == ["the engine has failed; see the service's log"] * 2
-    assert all(isinstance(result, EngineStopped) for result in results)
-    assert not engine.alive
-    with pytest.raises(EngineStopped, match="the engine has failed"):
-        asyncio.run(collect(engine.stream("The", SamplingParams(1))))
-    engine.close()
-    assert "its process has exited (exit status -9)" in caplog.text
 
 
 def test_a_model_that_cannot_be_loaded_is_an_error(artifact: Path, tmp_path: Path) -> None:
@@ -69,7 +46,7 @@ def converse(directory: Path, *messages: AddRequest) -> list[Ready | StepReport 
         ours.send(message)
     replies = []
     with contextlib.suppress(RuntimeError):
-        main(os.dup(theirs.fileno()))
+        serve(os.dup(theirs.fileno()), load)
     while ours.poll():
         replies.append(ours.recv())
     ours.close()
@@ -108,7 +85,7 @@ def test_cancelling_a_reproducible_request_leaves_the_queued_ones_running(artifa
     batch.cancel(2)
     while not batch.idle:
         reports.append(batch.step())
-    outputs = [output for report in reports if report for output in report.outputs]
+    outputs = [output for report in reports if report for output in report.outputs if isinstance(output, Output)]
     assert [report.failures for report in reports if report and report.failures] == []
     assert sum(len(output.ids) for output in outputs if output.id == 1) == 4
     assert {output.id for output in outputs} == {0, 1}
@@ -135,7 +112,10 @@ def test_tokens_are_flushed_together_unless_stop_strings_need_each_token(artifac
         each = generate(engine)
         (whole,) = generate(engine, final_only=True)
         some = generate(engine, flush_interval=3600)  # longer than any machine takes
-        assert len(generate(engine, final_only=True, stop=("no such text",))) == len(each)
+        assert len(generate(engine, flush_interval=3600, stop=("no such text",))) == len(each)
+        (stopped,) = generate(engine, final_only=True, stop=(each[8].text + each[9].text,))
+    assert stopped.text == text_of(each)[: text_of(each).index(each[8].text + each[9].text)]
+    assert (stopped.finish_reason, stopped.count <= 10) == ("stop", True)
     assert {token.count for token in each} == {1}
     assert (some[0].count, len(some) < len(each)) == (1, True)
     for pieces in ([whole], some):
@@ -165,6 +145,32 @@ def test_a_prompt_that_is_not_valid_unicode_fails_alone(artifact: Path) -> None:
 def test_the_activation_group_size_divides_every_width_of_the_model(config: dict[str, int], size: int, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert activation_group_size(tmp_path) == size
+
+
+def test_a_request_that_does_not_fit_into_the_cache_is_told_that_the_engine_is_busy(artifact: Path) -> None:
+    with contextlib.closing(OpenVINOEngine(artifact, replace(EXACT, cache_blocks=4))) as engine:
+        with pytest.raises(EngineBusy, match="cache is full"):
+            asyncio.run(collect(engine.stream("The", SamplingParams(700))))
+        assert len(asyncio.run(collect(engine.stream("The", SamplingParams(4))))) == 4
+
+
+def test_few_texts_have_a_cache_for_their_logprobs_at_once(artifact: Path) -> None:
+    model = LogprobModel(artifact, 256)
+    for id in range(20):
+        model.add(ReadLogprobs(id, [5] * 300))
+    model.add(ReadLogprobs(3, [6]))  # more of a text that waits for its turn
+    model.cancel(1)
+    replies: list[Reply] = []
+    caches = 0
+    while len(replies) < 19:
+        select.select([model.wakeup], [], [], 0 if replies or not model.idle else None)
+        if reply := model.step():
+            replies.append(reply)
+            caches = max(caches, sum(text.request is not None for text in model._texts.values()))
+            model.cancel(reply.id)
+    assert {reply.error for reply in replies} == {None}
+    assert caches == MAX_TEXTS
+    assert model.texts == 0
 
 
 def test_int8_weights_change_probabilities_by_their_rounding_only(artifact: Path, tmp_path: Path) -> None:

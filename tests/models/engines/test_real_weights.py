@@ -9,8 +9,7 @@ import pytest
 
 from models.base import SamplingParams
 from models.engines import Engine
-from models.engines.openvino import OpenVINOEngine
-from models.engines.openvino_messages import EXACT
+from models.engines.openvino import EXACT, OpenVINOEngine
 from models.engines.transformers import TransformersEngine
 from models.llm import question_prompt
 from tests.conftest import PROJECT, QUICKSTART

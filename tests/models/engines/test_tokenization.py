@@ -62,6 +62,15 @@ def test_a_prompt_is_never_truncated(tmp_path: Path) -> None:
     assert len(load_tokenizer(tmp_path).encode("lighthouse").ids) == 10
 
 
+def test_the_name_of_a_control_token_in_a_text_is_text(tmp_path: Path) -> None:
+    BYTES.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path)
+    text = "a<end>b"
+    assert EOS in BYTES.encode(text).ids
+    assert EOS not in tokenizer.encode(text).ids
+    assert tokenizer.decode(tokenizer.encode(text).ids) == text
+
+
 @pytest.mark.parametrize(
     ("config", "eos", "expected"),
     [({"n_positions": 8}, 3, {3}), ({"max_position_embeddings": 8}, [3, 4], {3, 4}), ({"max_position_embeddings": 8}, None, set())],
