@@ -97,7 +97,7 @@ class BatchedLSTM:
 
     def distributions(self, states: Array, temperatures: Array) -> Distributions:
         """Return the distributions of the next words. Takes states, shape (n, state_width), and temperatures, shape (n,)."""
-        weights, sums, totals = self._run("_distributions_graph", self._outputs(states), 1 / temperatures[:, None])
+        weights, sums, totals = self._run("_distributions_graph", self._outputs(states), np.reciprocal(temperatures)[:, None])
         return Distributions(weights, sums, totals[:, 0])
 
     def logprobs(self, states: Array) -> Array:
@@ -171,7 +171,8 @@ def _read_graph(weights: Mapping[str, Array], size: int) -> ov.Model:
 
 def _logits(weights: Mapping[str, Array], outputs: ov.Node) -> tuple[ov.Node, list[tuple[ov.Node, ov.Node]]]:
     """Return the logits of the shortlist followed by those of the bands, and of each band: its words' logits less the largest of them, and
-    the logarithm of the sum of their exponentials."""
+    the logarithm of the sum of their exponentials.
+    """
     head = op.add(_linear(outputs, weights["words.head"]), op.constant(weights["words.bias"][None]))
     bands = []
     for n in range(sum(name.endswith(".projection") for name in weights)):
@@ -183,7 +184,8 @@ def _logits(weights: Mapping[str, Array], outputs: ov.Node) -> tuple[ov.Node, li
 
 def _distributions_graph(weights: Mapping[str, Array], size: int) -> ov.Model:
     """Build the output layer. Inputs: the last layer's outputs, shape (size, width), and inverse temperatures, shape (size, 1).
-    Outputs: the fields of `Distributions`."""
+    Outputs: the fields of `Distributions`.
+    """
     outputs, inverse = op.parameter([size, weights["words.head"].shape[1]], np.float32), op.parameter([size, 1], np.float32)
     head, bands = _logits(weights, outputs)
     shortlist = len(weights["words.head"]) - len(bands)
