@@ -12,7 +12,7 @@ from models.base import TextModel
 from models.bigram import Bigram
 from models.engines import Supervision
 from models.llm import LLM
-from models.rnn import LSTM
+from models.rnn import RNN
 from models.store import TrigenModel
 from serving.api import completions, generation, info
 from serving.api.completion_schemas import Completion, CompletionRequest, Model, ModelList, ModelName
@@ -54,8 +54,8 @@ class Trigen:
 
     def __init__(self) -> None:
         self.bigram = Bigram.load(Path(self.bigram_model.path))
-        self.rnn = LSTM.load(Path(self.rnn_model.path))
         supervision = Supervision(settings().engine_hang_seconds, give_up=exit_worker)
+        self.rnn = RNN.load(Path(self.rnn_model.path), supervision)
         self.llm = LLM.load(Path(self.llm_model.path), settings().engine, reproducible=settings().reproducible, supervision=supervision)
         self.models: dict[ModelName, TextModel] = {"bigram": self.bigram, "rnn": self.rnn, "llm": self.llm}
         self.stored: dict[ModelName, bentoml.Model] = {"bigram": self.bigram_model, "rnn": self.rnn_model, "llm": self.llm_model}
@@ -107,14 +107,15 @@ class Trigen:
 
     async def __is_alive__(self) -> bool:
         """Answer `/livez`: once an engine has given up, the service needs a restart."""
-        return self.llm.engine.alive
+        return self.llm.engine.alive and self.rnn.engine.alive
 
     async def __is_ready__(self) -> bool:
         """Answer `/readyz`: while an engine is being replaced, other replicas answer faster."""
-        return self.llm.engine.ready
+        return self.llm.engine.ready and self.rnn.engine.ready
 
     @bentoml.on_shutdown
     async def close(self) -> None:
-        """Wait for the streams' last events, then stop the engine."""
+        """Wait for the streams' last events, then stop the engines."""
         await drain_streams()
+        self.rnn.close()
         self.llm.close()

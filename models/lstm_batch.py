@@ -4,15 +4,13 @@
 product, OpenVINO quantizes the activations of each text to int8 as well.
 
 A text must not depend on the texts that share its batch. Products of different shapes may be rounded differently, so texts are computed in
-blocks of fixed shapes. Only shapes are used that compute the same bits for a text, wherever it stands in the block.
+blocks of fixed shapes, and only if a block computes the same bits for a text as the graphs for a single text do.
 """
 
-import itertools
 import math
-import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -31,9 +29,17 @@ FIRST_WORD = max(BOUNDARY, UNKNOWN) + 1
 """The id of the first word that may be generated: it has column 0 in `Distributions.weights`."""
 
 
+REQUESTS_PER_STREAM = 2
+"""Blocks in flight for each stream: one is computed while another one waits, so that the stream never does."""
+PROPERTIES: dict[str, Any] = {
+    "INFERENCE_PRECISION_HINT": "f32",  # of everything but the products
+    "ENABLE_CPU_PINNING": False,  # the cores are shared with the service and the LLM
+}
+
+
 @dataclass(frozen=True)
 class Distributions:
-    """What the next word is drawn from, for n texts. The boundary and the unknown word are left out."""
+    """What the next word of each text of a block is drawn from, for n texts. The boundary and the unknown word are left out."""
 
     weights: Array
     """The weight of each word after temperature: 1 for the most probable one. Shape (n, columns): column i belongs to the word with
@@ -44,47 +50,32 @@ class Distributions:
     """The sum of the weights without temperature, shape (n,)."""
 
 
-class Layer(NamedTuple):
-    """An LSTM layer: weights of the input and of the hidden state side by side, shape (4 · width, 2 · width), and biases."""
-
-    weights: Array
-    bias: Array
-
-
 class BatchedLSTM:
-    """Computes up to `BLOCK_TEXTS` texts in one call. Any number of threads may call at the same time."""
+    """Computes any number of texts in blocks. Only one thread may call it."""
 
     def __init__(self, weights: Mapping[str, Array], streams: int = 1) -> None:
-        """Compile the graphs. `streams` is the number of calls that may be computed at the same time, by one thread each."""
+        """Compile the graphs. `streams` blocks are computed at the same time, on one core each."""
         bands = sum(name.endswith(".projection") for name in weights)
         head = weights["words.head"]
         self.width = head.shape[1]
-        self._embeddings = np.concatenate(
-            [
-                head[: len(head) - bands],
-                *(weights[f"words.bands.{n}.words"] @ weights[f"words.bands.{n}.projection"] for n in range(bands)),
-            ]
-        )
-        layers = sum(name.endswith("weight_ih_l0") for name in weights)
-        self.state_width = 2 * layers * self.width
+        rare = [weights[f"words.bands.{n}.words"] @ weights[f"words.bands.{n}.projection"] for n in range(bands)]
+        self._embeddings = np.concatenate([head[: len(head) - bands], *rare])
+        self.state_width = 2 * self.width * sum(name.endswith("weight_ih_l0") for name in weights)
         """The size of a text's state: the hidden and the cell state of each layer, beginning with the first layer's hidden state."""
         narrow = (weights[f"words.bands.{n}.words"].shape[1] for n in range(bands))
-        properties: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": "f32",  # activations between the products
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": math.gcd(self.width, *narrow),  # must divide the width of each product
-            "NUM_STREAMS": streams,
-            "INFERENCE_NUM_THREADS": streams,
-        }
+        properties = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": math.gcd(self.width, *narrow)}  # must divide the width of each product
         core = ov.Core()
-        self._graphs = [
-            {
-                build.__name__: core.compile_model(build(weights, size), "CPU", properties)
-                for build in (_read_graph, _distributions_graph, _logprobs_graph)
-            }
-            for size in (1, BLOCK_TEXTS)
-        ]
-        self._requests = threading.local()
-        self._single_texts = not self._blocks_agree()
+
+        def requests(build: Callable[[Mapping[str, Array], int], ov.Model], size: int, streams: int) -> list[ov.InferRequest]:
+            compiled = core.compile_model(build(weights, size), "CPU", PROPERTIES | properties | _streams(streams))
+            return [compiled.create_infer_request() for _ in range(1 if streams == 1 else REQUESTS_PER_STREAM * streams)]
+
+        # With one stream, a request runs in the calling thread. A thread of OpenVINO takes longer to wake than a small block to compute.
+        self._text = {build: requests(build, 1, 1) for build in (_read_graph, _distributions_graph, _logprobs_graph)}
+        self._block = {build: requests(build, BLOCK_TEXTS, 1) for build in (_read_graph, _distributions_graph)}
+        self._blocks = {build: requests(build, BLOCK_TEXTS, streams) for build in self._block} if streams > 1 else self._block
+        self.blocks_agree = all(self._agrees(graphs) for graphs in (self._block, self._blocks))
+        """Whether blocks compute the same bits for a text as the graphs for a single text. If not, texts are computed one by one."""
 
     def initial_state(self) -> Array:
         """Return the state before the first word of a text, shape (state_width,)."""
@@ -92,63 +83,78 @@ class BatchedLSTM:
 
     def read(self, ids: NDArray[np.int64], states: Array) -> Array:
         """Read one word of each text. Takes word ids, shape (n,), and states, shape (n, state_width). Returns the new states."""
-        (new_states,) = self._run("_read_graph", self._embeddings[ids], states)
-        return new_states
+        return np.concatenate([new_states.copy() for (new_states,) in self._run(_read_graph, self._embeddings[ids], states)])
 
-    def distributions(self, states: Array, temperatures: Array) -> Distributions:
-        """Return the distributions of the next words. Takes states, shape (n, state_width), and temperatures, shape (n,)."""
-        weights, sums, totals = self._run("_distributions_graph", self._outputs(states), np.reciprocal(temperatures)[:, None])
-        return Distributions(weights, sums, totals[:, 0])
+    def distributions(self, states: Array, temperatures: Array) -> Iterator[Distributions]:
+        """Yield the distributions of the next words, block by block, and compute further blocks meanwhile.
 
-    def logprobs(self, states: Array) -> Array:
-        """Return the log-probability of every word as the next one, shape (n, V)."""
-        (logprobs,) = self._run("_logprobs_graph", self._outputs(states))
-        return logprobs
+        Takes states, shape (n, state_width), and temperatures, shape (n,). A block's arrays are overwritten when the next one is asked for.
+        """
+        for weights, sums, totals in self._run(_distributions_graph, self._outputs(states), np.reciprocal(temperatures)[:, None]):
+            yield Distributions(weights, sums, totals[:, 0])
+
+    def logprobs(self, state: Array) -> Array:
+        """Return the log-probability of every word as the next one of a text, shape (V,). Takes its state, shape (state_width,)."""
+        ((logprobs,),) = self._run(_logprobs_graph, self._outputs(state[None]))
+        result: Array = logprobs[0].copy()
+        return result
 
     def _outputs(self, states: Array) -> Array:
         """Return the last layer's hidden states, shape (n, width)."""
         return states[:, -2 * self.width : -self.width]
 
-    def _run(self, name: str, *inputs: Array) -> list[Array]:
-        """Run a graph on arrays with one row for each of up to `BLOCK_TEXTS` texts. Returns its outputs for these texts."""
+    def _run(self, build: Callable[..., ov.Model], *inputs: Array) -> Iterator[list[Array]]:
+        """Run a graph on arrays with one row for each text, in blocks. Yields the outputs of each block."""
         texts = len(inputs[0])
-        if texts > 1 and self._single_texts:
-            rows = [self._run(name, *(each[row : row + 1] for each in inputs)) for row in range(texts)]
-            return [np.concatenate(parts) for parts in zip(*rows, strict=True)]
-        return self._run_shape(name, int(texts > 1), *inputs)
+        if texts == 1 or not self.blocks_agree:
+            return _run_blocks(self._text[build], 1, inputs)
+        return _run_blocks((self._block if texts <= BLOCK_TEXTS else self._blocks)[build], BLOCK_TEXTS, inputs)
 
-    def _run_shape(self, name: str, shape: int, *inputs: Array) -> list[Array]:
-        """Run a graph of one of the shapes; the block's unused rows are zero."""
-        compiled, texts = self._graphs[shape][name], len(inputs[0])
-        requests: dict[Any, ov.InferRequest] = self._requests.__dict__  # this thread's
-        request = requests.get((name, shape)) or requests.setdefault((name, shape), compiled.create_infer_request())
-        for index, value in enumerate(inputs):
-            tensor = request.get_input_tensor(index).data
-            tensor[:texts], tensor[texts:] = value, 0
-        request.infer()
-        # Copies: the next call overwrites the tensors.
-        return [request.get_output_tensor(index).data[:texts].copy() for index in range(len(compiled.outputs))]
-
-    def _blocks_agree(self) -> bool:
-        """Whether a block computes the same bits for each text as the graphs for a single text, wherever the text stands."""
+    def _agrees(self, block: Mapping[Callable[..., ov.Model], list[ov.InferRequest]]) -> bool:
+        """Whether graphs compute the same bits for a text as the graphs for a single text, wherever the text stands in the block."""
         generator, size = np.random.default_rng(0), BLOCK_TEXTS
         states = generator.uniform(-1, 1, (size, self.state_width)).astype(np.float32)
+        temperatures = generator.uniform(0.5, 2, (size, 1)).astype(np.float32)
         inputs = {
-            "_read_graph": [self._embeddings[generator.integers(len(self._embeddings), size=size)], states],
-            "_distributions_graph": [self._outputs(states), generator.uniform(0.5, 2, (size, 1)).astype(np.float32)],
-            "_logprobs_graph": [self._outputs(states)],
+            _read_graph: (self._embeddings[generator.integers(len(self._embeddings), size=size)], states),
+            _distributions_graph: (self._outputs(states), temperatures),
         }
-        for (name, arrays), shift in itertools.product(inputs.items(), range(size)):
-            shifted = [np.roll(array, shift, axis=0) for array in arrays]
-            block = self._run_shape(name, 1, *shifted)
-            alone = self._run_shape(name, 0, *(array[shift : shift + 1] for array in shifted))
-            if not all(np.array_equal(one[0], many[shift]) for one, many in zip(alone, block, strict=True)):
-                return False
-            if not shift:
-                unshifted = block
-            if not all(np.array_equal(np.roll(many, -shift, axis=0), first) for many, first in zip(block, unshifted, strict=True)):
-                return False
+        for build, arrays in inputs.items():
+            alone = [[output.copy() for output in outputs] for outputs in _run_blocks(self._text[build], 1, arrays)]
+            expected = [np.concatenate(parts) for parts in zip(*alone, strict=True)]
+            for shift in range(size):
+                shifted = tuple(np.roll(array, shift, axis=0) for array in arrays)
+                (outputs,) = _run_blocks(block[build], size, shifted)
+                if not all(np.array_equal(np.roll(each, shift, axis=0), output) for each, output in zip(expected, outputs, strict=True)):
+                    return False
         return True
+
+
+def _streams(streams: int) -> dict[str, Any]:
+    return {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams}
+
+
+def _run_blocks(requests: Sequence[ov.InferRequest], size: int, inputs: Sequence[Array]) -> Iterator[list[Array]]:
+    """Run blocks of `size` rows of the inputs with as many requests in flight as there are; the last block's unused rows are zero.
+
+    Yields each block's outputs, which are overwritten when the next ones are asked for.
+    """
+    blocks = [[array[first : first + size] for array in inputs] for first in range(0, len(inputs[0]), size)]
+    started = 0
+    for number, block in enumerate(blocks):
+        while started < min(len(blocks), number + len(requests)):
+            request = requests[started % len(requests)]
+            for index, rows in enumerate(blocks[started]):
+                tensor = request.get_input_tensor(index).data
+                tensor[: len(rows)], tensor[len(rows) :] = rows, 0
+            if len(requests) > 1:
+                request.start_async()
+            else:
+                request.infer()
+            started += 1
+        request = requests[number % len(requests)]
+        request.wait()
+        yield [tensor.data[: len(block[0])] for tensor in request.output_tensors]
 
 
 def _read_graph(weights: Mapping[str, Array], size: int) -> ov.Model:

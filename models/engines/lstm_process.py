@@ -3,12 +3,12 @@
 All texts advance together, by one word in each step. A text does not depend on the others: see `models/lstm_batch.py`.
 """
 
+import math
 import os
 import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -20,13 +20,13 @@ from models.base import Logprob, SamplingParams, Token, join
 from models.engines.supervision.flushing import FlushSchedule
 from models.engines.supervision.loop import main
 from models.engines.supervision.messages import AddRequest, Cancel, ReadLogprobs, StepReport, TextOutput
-from models.lstm_batch import BLOCK_TEXTS, FIRST_WORD, Array, BatchedLSTM
+from models.lstm_batch import FIRST_WORD, Array, BatchedLSTM
 from models.sampling import sample_from_weights
 from models.spelling import Spelling
 from models.words import BOUNDARY, Vocabulary, iterate_words, prompt_logprobs, require_text, without_leading_space
 
 MAX_STREAMS = 4
-"""Blocks that are computed at the same time, by one thread each: more would take the processors from the LLM."""
+"""The most cores to use: more would take them from the LLM."""
 SCORED_TEXTS = 4
 """Texts with log-probabilities that advance in a step. Each takes as long as several texts without; the others wait for their turn."""
 
@@ -66,10 +66,8 @@ class LSTMBatch:
 
     wakeup = None
 
-    def __init__(self, vocabulary: Vocabulary, spelling: Spelling, model: BatchedLSTM, streams: int = 1) -> None:
-        """`streams` is the number of threads that compute blocks."""
+    def __init__(self, vocabulary: Vocabulary, spelling: Spelling, model: BatchedLSTM) -> None:
         self._vocabulary, self._spelling, self._model = vocabulary, spelling, model
-        self._pool = ThreadPoolExecutor(streams) if streams > 1 else None
         self._texts: dict[int, _Text] = {}
         self._scored: deque[_Text] = deque()
         """The texts with log-probabilities, in the order of their next turns."""
@@ -78,11 +76,10 @@ class LSTMBatch:
     @classmethod
     def load(cls, directory: Path) -> Self:
         """Read an artifact."""
-        streams = min(MAX_STREAMS, _processors())
         spelling = Spelling.load(directory / "spelling.npz")
         spelling.bits(["a"])  # now, because it reads its tables on first use
         vocabulary = Vocabulary.load(directory / "vocabulary.json")
-        return cls(vocabulary, spelling, BatchedLSTM(load_file(directory / "lstm.safetensors"), streams), streams)
+        return cls(vocabulary, spelling, BatchedLSTM(load_file(directory / "lstm.safetensors"), min(MAX_STREAMS, _processors())))
 
     @property
     def idle(self) -> bool:
@@ -105,10 +102,8 @@ class LSTMBatch:
         """See `Stepper`."""
         turns = [self._scored[n] for n in range(min(SCORED_TEXTS, len(self._scored)))]
         self._scored.rotate(-len(turns))
-        unscored = [text for text in self._texts.values() if not text.scored]
-        blocks = [texts[first : first + BLOCK_TEXTS] for texts in (unscored, turns) for first in range(0, len(texts), BLOCK_TEXTS)]
-        for _ in self._pool.map(self._advance, blocks) if self._pool and len(blocks) > 1 else map(self._advance, blocks):
-            pass
+        if texts := [text for text in self._texts.values() if not text.scored] + turns:
+            self._advance(texts)
         self._steps += 1
         now, running = time.monotonic(), len(self._texts)
         outputs = []
@@ -128,7 +123,7 @@ class LSTMBatch:
             self._scored.remove(text)
 
     def _advance(self, texts: Sequence[_Text]) -> None:
-        """Read the next word of up to `BLOCK_TEXTS` texts; where the prompt ends, generate a word."""
+        """Read the next word of each text; where the prompt ends, generate a word."""
         states = self._model.read(np.array([text.next_id for text in texts]), np.stack([text.state for text in texts]))
         generating = []
         for text, state in zip(texts, states, strict=True):
@@ -148,25 +143,31 @@ class LSTMBatch:
 
     def _generate(self, texts: list[_Text]) -> None:
         """Draw the next word of texts whose prompts have been read."""
-        temperatures = [1.0 if text.params.greedy else text.params.temperature for text in texts]
-        distributions = self._model.distributions(np.stack([text.state for text in texts]), np.array(temperatures, np.float32))
-        for row, (text, temperature) in enumerate(zip(texts, temperatures, strict=True)):
-            params, weights = text.params, distributions.weights[row]
-            column = sample_from_weights(weights, distributions.sums[row], params, text.generator)
-            text.next_id = FIRST_WORD + column
-            word = self._vocabulary.word(text.next_id)
-            cumulative = None
-            if params.cumulative_logprob:
-                cumulative = temperature * float(np.log(weights[column])) - float(np.log(distributions.totals[row]))
-            logprobs = () if params.logprobs is None else (self._logprob(text, word),)
-            text.generated += 1
-            token = Token(word, cumulative, "length" if text.generated == params.length else None, logprobs=logprobs)
-            text.tokens.append(without_leading_space(token) if text.generated == 1 and text.prompt.endswith(" ") else token)
+        temperatures = np.array([1.0 if text.params.greedy else text.params.temperature for text in texts], np.float32)
+        rows = zip(texts, temperatures.tolist(), strict=True)
+        for block in self._model.distributions(np.stack([text.state for text in texts]), temperatures):
+            # The block comes first: `zip` asks it for its end before it takes another text.
+            for weights, sums, total, (text, temperature) in zip(block.weights, block.sums, block.totals, rows, strict=False):
+                column = sample_from_weights(weights, sums, text.params, text.generator)
+                logprob = temperature * math.log(weights[column]) - math.log(total)
+                self._append(text, column, logprob)
+
+    def _append(self, text: _Text, column: int, logprob: float) -> None:
+        """Add a word that has been drawn to its text."""
+        text.next_id = FIRST_WORD + column
+        text.generated += 1
+        word = self._vocabulary.word(text.next_id)
+        token = Token(
+            word,
+            cumulative_logprob=logprob if text.params.cumulative_logprob else None,
+            finish_reason="length" if text.generated == text.params.length else None,
+            logprobs=() if text.params.logprobs is None else (self._logprob(text, word),),
+        )
+        text.tokens.append(without_leading_space(token) if text.generated == 1 and text.prompt.endswith(" ") else token)
 
     def _logprob(self, text: _Text, word: str) -> Logprob:
         """Return the entry of `word` as the next word of a text."""
-        (logprobs,) = self._model.logprobs(text.state[None])
-        return self._vocabulary.logprob(word, logprobs, self._spelling, text.params.logprobs or 0)
+        return self._vocabulary.logprob(word, self._model.logprobs(text.state), self._spelling, text.params.logprobs or 0)
 
 
 def _processors() -> int:
