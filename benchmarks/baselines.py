@@ -3,8 +3,8 @@
 The contestants run one after the other, each in a separate process, on the same texts: the contexts of --dataset.
 
     bigrams, one core each    trigen's; markovify's Markov chain of state size 1; nltk's interpolated Kneser-Ney
-    LSTMs                     trigen's as the service runs it, alone and 32 texts at once; torch's nn.LSTM with a full softmax, in the loop of most tutorials, which
-                              reads the whole text again for each word, and in a loop that keeps the state
+    LSTMs                     trigen's as the service runs it, one text and 32 at once; torch's nn.LSTM with a full softmax, in the loop
+                              of most tutorials, which reads the whole text again for each word, and in a loop that keeps the state
 
 The LSTMs have the same sizes, random weights and a vocabulary of 30,000 words.
 """

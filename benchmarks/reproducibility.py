@@ -13,7 +13,8 @@ from pathlib import Path
 
 from benchmarks.serving.loads import SampleRequest, completions
 from models.base import SamplingParams
-from models.engines.openvino import EXACT, REPRODUCIBLE, OpenVINOConfig, OpenVINOEngine
+from models.engines.openvino import OpenVINOEngine
+from models.engines.openvino import EXACT, REPRODUCIBLE, OpenVINOConfig
 
 CONCURRENCY = 32
 ARITHMETIC = (("INFERENCE_PRECISION_HINT", "f32"),)
