@@ -11,7 +11,7 @@ from starlette.responses import Response
 from models.bigram import Bigram
 from models.engines import Supervision
 from models.llm import LLM
-from models.rnn import LSTM
+from models.rnn import RNN
 from models.store import TrigenModel, verify_all
 from models.store.held_files import HeldFiles
 from serving.api import completions, generation, info
@@ -59,9 +59,9 @@ class Trigen:
 
     def __init__(self) -> None:
         self.files = HeldFiles()
-        self.bigram = Bigram.load(self.files.hold(self.bigram_model))
-        self.rnn = LSTM.load(self.files.hold(self.rnn_model))
         supervision = Supervision(settings().engine_hang_seconds, give_up=exit_worker)
+        self.bigram = Bigram.load(self.files.hold(self.bigram_model))
+        self.rnn = RNN.load(self.files.hold(self.rnn_model), supervision)
         self.llm = LLM.load(
             self.files.hold(self.llm_model), settings().engine, reproducible=settings().reproducible, supervision=supervision
         )
@@ -139,15 +139,16 @@ class Trigen:
 
     async def __is_alive__(self) -> bool:
         """Answer `/livez`: once an engine has given up, the service needs a restart."""
-        return self.llm.engine.alive
+        return self.llm.engine.alive and self.rnn.engine.alive
 
     async def __is_ready__(self) -> bool:
         """Answer `/readyz`: while an engine is being replaced, other replicas answer faster."""
-        return self.llm.engine.ready
+        return self.llm.engine.ready and self.rnn.engine.ready
 
     @bentoml.on_shutdown
     async def close(self) -> None:
-        """Wait for the streams' last events, then stop the engine."""
+        """Wait for the streams' last events, then stop the engines."""
         await drain_streams()
+        self.rnn.close()
         self.llm.close()
         self.files.close()

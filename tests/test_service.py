@@ -15,7 +15,7 @@ from models.base import SamplingParams, TextModel
 from models.bigram import Bigram
 from models.engines.tokenization import load_tokenizer
 from models.llm import LLM, question_prompt
-from models.rnn import LSTM
+from models.rnn import RNN
 from serving.openapi import document
 from tests.client import CONTEXT, GENERATE_BODY, GENERATE_ROUTES, complete, get, post
 from tests.conftest import PROJECT, Server, Trained, run
@@ -87,8 +87,8 @@ def test_the_same_seed_gives_the_same_text_among_other_requests_and_in_another_p
     async def generate_here(model: TextModel, seed: int) -> str:
         return "The" + "".join([token.text async for token in model.stream("The", SamplingParams(20, seed=seed))])
 
-    with closing(LLM.load(trained.output / "llm", "openvino", reproducible=True)) as llm:
-        models = (Bigram.load(trained.output / "bigram"), LSTM.load(trained.output / "rnn"), llm)
+    with closing(LLM.load(trained.output / "llm", "openvino", reproducible=True)) as llm, closing(RNN.load(trained.output / "rnn")) as rnn:
+        models = (Bigram.load(trained.output / "bigram"), rnn, llm)
         texts = [asyncio.run(generate_here(model, seed)) for model in models for seed in range(8)]
     assert [answer["generated_text"] for answer in alone] == texts
 

@@ -14,8 +14,9 @@ from bentoml._internal.models import ModelStore
 
 from models.base import SamplingParams, TextModel
 from models.bigram import Bigram
+from models.engines.supervision.engine import SupervisedEngine
 from models.llm import LLM
-from models.rnn import LSTM
+from models.rnn import RNN
 from models.store import TrigenModel
 from models.store.held_files import HeldFiles
 from tests.conftest import Trained, wait_until
@@ -43,16 +44,19 @@ def text(model: TextModel) -> str:
     return asyncio.run(generate())
 
 
-def test_models_generate_and_the_engine_is_replaced_after_the_store_was_emptied(store: Path, trained: Trained) -> None:
+def test_models_generate_and_engines_are_replaced_after_the_store_was_emptied(store: Path, trained: Trained) -> None:
     files = HeldFiles()
     directories = {name: files.hold(TrigenModel(name).resolve()) for name in ("bigram", "rnn", "llm")}
-    with closing(LLM.load(directories["llm"], "openvino", reproducible=True)) as llm:
-        models: list[TextModel] = [Bigram.load(directories["bigram"]), LSTM.load(directories["rnn"]), llm]
+    llm, rnn = LLM.load(directories["llm"], "openvino", reproducible=True), RNN.load(directories["rnn"])
+    with closing(llm), closing(rnn):
+        models: list[TextModel] = [Bigram.load(directories["bigram"]), rnn, llm]
         shutil.rmtree(store)
         texts = [text(model) for model in models]
-        process_id = llm.engine.process_id  # type: ignore[attr-defined]  # of the CPU engine
-        os.kill(process_id, signal.SIGKILL)
-        wait_until(lambda: llm.engine.ready and llm.engine.process_id != process_id, "the engine is replaced")  # type: ignore[attr-defined]
+        for engine in (llm.engine, rnn.engine):
+            assert isinstance(engine, SupervisedEngine)
+            assert engine.process_id
+            os.kill(engine.process_id, signal.SIGKILL)
+            wait_until(lambda engine=engine: engine.ready and engine.restarts == 1, "the engine is replaced")
         assert [text(model) for model in models] == texts
     assert all(texts)
     files.close()
