@@ -92,7 +92,11 @@ def main(requested: Config, interruption: Interruption) -> None:
             if name == "llm":
                 metadata["base_model"] = display_name(config.base_model)
             artifacts[name] = Artifact(config.output_dir / name, metadata)
-        print("registered:", ", ".join(register(artifacts)))
+        try:
+            tags = register(artifacts)
+        except OSError as error:  # such as a full disk
+            raise TrainingError(f"nothing was registered: {error}; --resume keeps finished work") from error
+        print("registered:", ", ".join(tags))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import bentoml
 import pytest
@@ -65,6 +66,15 @@ def test_a_failure_half_way_leaves_the_store_unchanged(tmp_path: Path) -> None:
         register({"bigram": artifact(tmp_path, "new"), "rnn": artifact(tmp_path, "newer"), "llm": broken})
     assert [str(bentoml.models.get(f"{tag}:latest").tag) for tag in TAGS.values()] == before
     assert len(bentoml.models.list()) == 3
+
+
+def test_a_full_disk_is_an_error_of_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(source: Any, target: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    monkeypatch.setattr(shutil, "copyfile", fill)
+    with pytest.raises(OSError, match=r"^\S+ cannot be copied: \[Errno 28\] No space left on device: \S+$"):
+        register({"llm": artifact(tmp_path, "x")})
 
 
 def test_a_failure_in_an_empty_store_leaves_it_empty(tmp_path: Path) -> None:
