@@ -4,7 +4,6 @@ import gc
 import os
 import threading
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import bentoml
@@ -13,8 +12,9 @@ from starlette.responses import Response
 from models.bigram import Bigram
 from models.engines import Supervision
 from models.llm import LLM
-from models.rnn import LSTM
-from models.store import TrigenModel
+from models.rnn import RNN
+from models.store import TrigenModel, verify_all
+from models.store.held_files import HeldFiles
 from serving.api import completions, generation, info
 from serving.api.completion_schemas import Completion, CompletionRequest, Model, ModelList, ModelName
 from serving.api.info import Info
@@ -29,15 +29,17 @@ from serving.api.served_model import ServedModel, serve_model
 from serving.app import TrigenService
 from serving.observability.logs import configure_logs
 from serving.observability.metrics import before_scrape
-from serving.settings import MAX_TIMEOUT_SECONDS, settings
+from serving.settings import settings
 from serving.streaming import LAST_EVENT_SECONDS, drain_streams
 
-# BentoML adds a compiler and git (590 MB) to the images of the distributions it knows; "wheels-only" is not one of them.
+# BentoML adds a compiler and git (590 MB) to the images of the distributions it knows; "wheels-only" is not one of them. The image installs
+# serving/requirements.lock with uv. BentoML would install the newest uv, unless there is one: this one, for x86_64 and for aarch64.
+UV = (
+    "uv==0.13.9 --hash=sha256:d7f459fe4fd247d830351c75686d3996ace3c6f3f728eb0e85a30b7ada0cef19"
+    " --hash=sha256:ecb6028d79dc96fbeafffe5c8af62a7099487ebc05a701e76714eebcffd06375"
+)
 IMAGE = bentoml.images.Image(base_image="python:3.11-slim", distro="wheels-only", python_version="3.11")
-
-# BentoML's timeout answers the client but does not stop the work, so it must come after ours (`TRIGEN_TIMEOUT_SECONDS`).
-TRAFFIC = {"timeout": MAX_TIMEOUT_SECONDS + 60}
-
+IMAGE.run(f"echo '{UV}' | pip install --no-cache-dir --require-hashes --no-deps -r /dev/stdin")
 
 GIVEN_UP_STATUS = 70
 """The exit status of a worker whose engine has given up: EX_SOFTWARE of sysexits.h."""
@@ -48,7 +50,7 @@ def exit_worker() -> None:
     threading.Timer(LAST_EVENT_SECONDS, os._exit, [GIVEN_UP_STATUS]).start()
 
 
-@bentoml.service(name="trigen", service_class=TrigenService, image=IMAGE, traffic=TRAFFIC)
+@bentoml.service(name="trigen", service_class=TrigenService, image=IMAGE)
 class Trigen:
     """A bigram model, an LSTM and a fine-tuned LLM continue text; the LLM also answers questions."""
 
@@ -57,10 +59,13 @@ class Trigen:
     llm_model = TrigenModel("llm")
 
     def __init__(self) -> None:
-        self.bigram = Bigram.load(Path(self.bigram_model.path))
-        self.rnn = LSTM.load(Path(self.rnn_model.path))
+        self.files = HeldFiles()
         supervision = Supervision(settings().engine_hang_seconds, give_up=exit_worker)
-        self.llm = LLM.load(Path(self.llm_model.path), settings().engine, reproducible=settings().reproducible, supervision=supervision)
+        self.bigram = Bigram.load(self.files.hold(self.bigram_model))
+        self.rnn = RNN.load(self.files.hold(self.rnn_model), supervision)
+        self.llm = LLM.load(
+            self.files.hold(self.llm_model), settings().engine, reproducible=settings().reproducible, supervision=supervision
+        )
         self.stored: dict[ModelName, bentoml.Model] = {"bigram": self.bigram_model, "rnn": self.rnn_model, "llm": self.llm_model}
         self.served_bigram = serve_model("bigram", self.bigram, str(self.bigram_model.tag))
         self.served_rnn = serve_model("rnn", self.rnn, str(self.rnn_model.tag))
@@ -79,6 +84,12 @@ class Trigen:
         """Fail on invalid settings before BentoML starts a worker, which it would restart forever."""
         settings()
         configure_logs()
+
+    @bentoml.on_deployment
+    @staticmethod
+    def check_models() -> None:
+        """Fail on a damaged model before BentoML starts a worker."""
+        verify_all()
 
     @bentoml.api(route="/generate_text", input_spec=GenerateRequest, output_spec=GenerateResponse)
     async def generate_text(self, **request: Any) -> GenerateResponse | Response:
@@ -130,14 +141,16 @@ class Trigen:
 
     async def __is_alive__(self) -> bool:
         """Answer `/livez`: once an engine has given up, the service needs a restart."""
-        return self.llm.engine.alive
+        return self.llm.engine.alive and self.rnn.engine.alive
 
     async def __is_ready__(self) -> bool:
         """Answer `/readyz`: while an engine is being replaced, other replicas answer faster."""
-        return self.llm.engine.ready
+        return self.llm.engine.ready and self.rnn.engine.ready
 
     @bentoml.on_shutdown
     async def close(self) -> None:
-        """Wait for the streams' last events, then stop the engine."""
+        """Wait for the streams' last events, then stop the engines."""
         await drain_streams()
+        self.rnn.close()
         self.llm.close()
+        self.files.close()

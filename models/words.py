@@ -30,7 +30,12 @@ def tokenize(text: str) -> list[str]:
 
     A space is put in front of the text first, so that its first word is the same token as anywhere else.
     """
-    return _TOKEN.findall(" " + text) if text else []
+    return list(iterate_words(text))
+
+
+def iterate_words(text: str) -> Iterator[str]:
+    """Yield the tokens of `tokenize` one by one, so that a long text needs no time at once."""
+    return (match.group() for match in _TOKEN.finditer(" " + text)) if text else iter(())
 
 
 def iterate_tokens(text: str) -> Iterator[str]:
@@ -75,9 +80,14 @@ async def continue_spacing(prompt: str, words: AsyncGenerator[Token]) -> AsyncGe
         async for word in words:
             if drop_space:
                 drop_space = False
-                yield replace(word, text=word.text.removeprefix(" "), logprobs=_without_leading_space(word.logprobs))
+                yield without_leading_space(word)
             else:
                 yield word
+
+
+def without_leading_space(word: Token) -> Token:
+    """Return the first word after a prompt that ends with a space."""
+    return replace(word, text=word.text.removeprefix(" "), logprobs=_without_leading_space(word.logprobs))
 
 
 def prompt_logprobs(logprobs: Sequence[Logprob]) -> PromptLogprobs:

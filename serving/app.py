@@ -1,11 +1,18 @@
 """The HTTP application: BentoML's, with our `GET` routes, OpenAPI document, Swagger UI page and error format."""
 
+import contextlib
+import json
 import logging
+import os
 import sys
-from pathlib import Path
+from collections.abc import AsyncIterator
+from functools import cached_property
+from typing import Any
 
 import bentoml
 from _bentoml_impl.server.app import ServiceAppFactory  # BentoML 1.4.39 has no public hook for errors
+from bentoml._internal.context import server_context
+from bentoml._internal.server.http.access import AccessLogMiddleware as BentoMLAccessLogMiddleware
 from bentoml._internal.server.http.instruments import RunnerTrafficMetricsMiddleware
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from pydantic import BaseModel
@@ -13,17 +20,25 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 
 from serving.cancellation import with_cancellation
+from serving.deadline import start_deadline, time_limit
+from serving.edge import protocol
+from serving.edge.access import KeyMiddleware, cors, listening_address, warn_if_open
+from serving.edge.access_log import AccessLogMiddleware
+from serving.edge.body import BodyTimeoutMiddleware, require_json
+from serving.edge.drain import DRAIN
+from serving.edge.escaping import escape_log_lines, printable
+from serving.edge.headers import SWAGGER_PAGE
+from serving.edge.keys import KeyRing
+from serving.edge.metrics_port import metrics_port
 from serving.middleware import ContractMiddleware
 from serving.observability.http_metrics import HTTPMetricsMiddleware
 from serving.observability.logs import configure_logs
 from serving.openapi import Document, document
 from serving.problems import Problem
 from serving.settings import settings
-
-SWAGGER_PAGE = Path(__file__).parent / "swagger.html"
 
 SWITCH_SECONDS = 0.0005
 """How long the event loop may wait for Python's interpreter lock while another thread runs Python code; by default 5 ms."""
@@ -33,6 +48,13 @@ logger = logging.getLogger("bentoml.trigen")
 
 class TrigenAppFactory(ServiceAppFactory):
     """Builds the application of one worker."""
+
+    def __init__(self, service: "TrigenService", *, is_main: bool) -> None:
+        super().__init__(service, is_main=is_main)
+        # BentoML's timeout keeps a timer and the context of each request until the timeout is over, even if it was answered at once.
+        self.timeout = None
+        self.enable_access_control = False  # CORS: see `cors`
+        self.keys = KeyRing(settings().api_key, settings().api_key_file)
 
     def __call__(self) -> Starlette:
         """Return BentoML's application with the `GET` routes and the error format of this service."""
@@ -46,15 +68,30 @@ class TrigenAppFactory(ServiceAppFactory):
 
     @property
     def middlewares(self) -> list[Middleware]:
-        """BentoML's middlewares, with our metrics instead of theirs, and `ContractMiddleware` innermost."""
+        """BentoML's middlewares with our metrics and access log instead of theirs, and ours innermost. A preflight request has no key."""
         middlewares: list[Middleware] = [
-            Middleware(HTTPMetricsMiddleware) if each.cls is RunnerTrafficMetricsMiddleware else each for each in super().middlewares
+            Middleware(HTTPMetricsMiddleware) if each.cls is RunnerTrafficMetricsMiddleware else each
+            for each in super().middlewares
+            if each.cls is not BentoMLAccessLogMiddleware
         ]
         for middleware in middlewares:
             if isinstance(middleware.cls, type) and issubclass(middleware.cls, OpenTelemetryMiddleware):
                 # A span for each event would take a quarter of a stream's time.
                 middleware.kwargs["exclude_spans"] = ["send"]
-        return [*middlewares, Middleware(ContractMiddleware)]
+        ours = [Middleware(AccessLogMiddleware), Middleware(ContractMiddleware), *cors()]
+        return [*middlewares, *ours, Middleware(KeyMiddleware, keys=self.keys), Middleware(BodyTimeoutMiddleware)]
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        """Run the worker: SIGTERM drains it, and the service ends after its last response."""
+        is_first = server_context.worker_index in (None, 1)
+        if is_first:
+            warn_if_open(listening_address(), self.keys)
+        async with super().lifespan(app):
+            with metrics_port(settings().metrics_port if is_first else None):
+                with DRAIN.on_sigterm(settings().drain_seconds):
+                    yield
+                await DRAIN.wait_for_requests()
 
     async def index_page(self, _: Request) -> Response:
         """`GET /`: Swagger UI. BentoML's page loads scripts from a third party; this one uses BentoML's local copies."""
@@ -66,15 +103,46 @@ class TrigenAppFactory(ServiceAppFactory):
         A `Problem` becomes the response. Any other exception goes to the log with its traceback, and the client gets a 500 without
         details.
         """
-        handler = super().api_endpoint(name, request)
         try:
-            response: Response = await with_cancellation(handler, request, settings().timeout_seconds)
+            require_json(request)
+            start_deadline(request)
+            response: Response = await with_cancellation(super().api_endpoint(name, request), request, time_limit())
         except Problem as problem:
             return problem.response()
         except Exception:
-            logger.exception("%s failed", request.url.path)
+            logger.exception("%s failed", name)
             return Problem.internal().response()
         return response
+
+    async def livez(self, _: Request) -> Response:
+        """`GET /livez`: whether the service works, or needs a restart."""
+        if not await self._service_instance.__is_alive__():
+            raise Problem(503, "A model's engine has stopped: restart the service.")
+        return PlainTextResponse("\n")
+
+    async def readyz(self, _: Request) -> Response:
+        """`GET /readyz`: whether the service should get requests now."""
+        if DRAIN.draining:
+            raise Problem(503, "The service is shutting down.")
+        if not await self._service_instance.__is_ready__():
+            raise Problem(503, "A model's engine is not ready.")
+        return PlainTextResponse("\n")
+
+    async def openapi_spec_view(self, _: Request) -> Response:
+        """`GET /docs.json`: the OpenAPI document."""
+        return Response(self._document, media_type="application/json")
+
+    async def schema_view(self, _: Request) -> Response:
+        """`GET /schema.json`: the description that BentoML's own client reads."""
+        return Response(self._schema, media_type="application/json")
+
+    @cached_property
+    def _document(self) -> bytes:
+        return _encode(document())
+
+    @cached_property
+    def _schema(self) -> bytes:
+        return _encode(self.service.schema())
 
     async def info(self, _: Request) -> Response:
         """`GET /info`: see `service.Trigen.info`."""
@@ -92,9 +160,13 @@ class TrigenAppFactory(ServiceAppFactory):
 async def _http_exception_response(request: Request, error: Exception) -> Response:
     """Return the response to an unknown route (404), a wrong method (405) or any other `HTTPException`."""
     assert isinstance(error, HTTPException)
-    response = Problem(error.status_code, f"{request.method} {request.url.path}: {error.detail}").response()
+    response = Problem(error.status_code, f"{request.method} {printable(request.scope['path'], 200)}: {error.detail}").response()
     response.headers.update(error.headers or {})
     return response
+
+
+def _encode(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
 
 
 def _json(model: BaseModel) -> Response:
@@ -114,4 +186,8 @@ class TrigenService(bentoml.Service):
         self.inject_config()
         configure_logs()
         sys.setswitchinterval(SWITCH_SECONDS)
-        return TrigenAppFactory(self, is_main=is_main)()
+        escape_log_lines()
+        protocol.install()
+        factory = TrigenAppFactory(self, is_main=is_main)
+        os.environ.pop("TRIGEN_API_KEY", None)  # the settings hold its hash, and the engine's process must not inherit it
+        return factory()

@@ -27,7 +27,7 @@ async def with_cancellation(handler: Coroutine[Any, Any, T], request: Request, t
             return work.result()
         if disconnect.done():
             raise Problem(400, "The client disconnected before the response was ready.")
-        raise Problem.timeout()
+        raise Problem.timeout(timeout)
     finally:
         work.cancel()
         disconnect.cancel()

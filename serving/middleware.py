@@ -1,30 +1,30 @@
-"""The middleware around every request: request id, API key and a response to any uncaught exception."""
+"""The middleware around every request: request id, security headers and a response to any uncaught exception."""
 
-import hmac
+import asyncio
 import logging
 import secrets
 
 from opentelemetry.trace import get_current_span
-from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.edge.access import PROBES
+from serving.edge.drain import DRAIN
+from serving.edge.escaping import log_field
+from serving.edge.headers import SecurityHeaders
 from serving.problems import REQUEST_SCOPE, Problem
-from serving.settings import settings
 
 logger = logging.getLogger("bentoml.trigen")
 
-OPEN_PATHS = ("/", "/docs.json", "/schema.json", "/livez", "/readyz", "/healthz", "/metrics")
-"""Paths that need no key, besides static files: documentation, probes and metrics."""
-
 
 class ContractMiddleware:
-    """Adds the `X-Request-ID` header, checks the API key, and turns exceptions into responses.
+    """Adds the `X-Request-ID` and security headers, and turns exceptions into responses.
 
     The request id is the span id, which BentoML prints in every log line of the request.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
+        self._security_headers = SecurityHeaders()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See `ASGIApp`."""
@@ -36,29 +36,27 @@ class ContractMiddleware:
         REQUEST_SCOPE.set(scope)
         response_started = False
 
-        async def send_with_request_id(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal response_started
             if message["type"] == "http.response.start":
                 response_started = True
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                self._security_headers.add(message, scope["path"])
             await send(message)
 
-        try:
-            if not _is_authorized(Request(scope)):
-                raise Problem.unauthorized()
-            await self.app(scope, receive, send_with_request_id)
-        except Problem as problem:
-            await problem.response()(scope, receive, send_with_request_id)
-        except Exception:
-            if response_started:
-                raise
-            logger.exception("%s failed", scope["path"])
-            await Problem.internal().response()(scope, receive, send_with_request_id)
-
-
-def _is_authorized(request: Request) -> bool:
-    key, path = settings().api_key, request.url.path
-    if key is None or path in OPEN_PATHS or path.startswith("/static_content/"):
-        return True
-    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
-    return scheme.lower() == "bearer" and hmac.compare_digest(credentials.strip().encode(), key.get_secret_value().encode())
+        with DRAIN.request():
+            try:
+                if scope["state"].get("crowded") and scope["path"] not in PROBES:
+                    raise Problem.crowded()
+                await self.app(scope, receive, send_with_headers)
+            except Problem as problem:
+                await problem.response()(scope, receive, send_with_headers)
+            except asyncio.CancelledError:
+                # uvicorn cancels a request only at the end of the grace period.
+                if not response_started:
+                    await Problem.stopping().response()(scope, receive, send_with_headers)
+            except Exception:
+                if response_started:
+                    raise
+                logger.exception("%s failed", log_field(scope["path"]))
+                await Problem.internal().response()(scope, receive, send_with_headers)

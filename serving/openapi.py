@@ -29,6 +29,13 @@ cut off.
 HEADERS = {401: "WWW-Authenticate", 429: "Retry-After"}
 """Headers of error responses besides `X-Request-ID`."""
 
+TIMEOUT_PARAMETER = {
+    "name": "X-Request-Timeout",
+    "in": "header",
+    "description": "Seconds until the request is cancelled and fails with 504. More than the service's own limit has no effect.",
+    "schema": {"type": "number", "exclusiveMinimum": 0, "examples": [2.5]},
+}
+
 
 class Document(dict[str, Any]):
     """A dictionary with the interface that BentoML needs: `asdict()` for `/docs.json`, and a YAML representation for the Bento."""
@@ -78,6 +85,7 @@ def document() -> Document:
                 "Retry-After": _header("Seconds to wait before a retry.", {"type": "integer", "examples": [1]}),
                 "WWW-Authenticate": _header("The authentication scheme.", {"type": "string", "examples": ["Bearer"]}),
             },
+            "parameters": {"X-Request-Timeout": TIMEOUT_PARAMETER},
             "responses": _error_responses(),
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "TRIGEN_API_KEY, if the service has one."}},
         },
@@ -123,6 +131,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
             {"name": operation.parameter, "in": "path", "required": True, "description": "The model's name.", "schema": schema}
         ]
     if operation.request:
+        fields.setdefault("parameters", []).append({"$ref": "#/components/parameters/X-Request-Timeout"})
         fields["requestBody"] = {"required": True, "content": {"application/json": {"schema": _reference(operation.request)}}}
     return fields
 
@@ -162,7 +171,7 @@ def _error_response(status: int, media_type: str, model: type[BaseModel]) -> dic
     headers = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
     description = STATUSES[status]
     if status == 400 and model is ErrorResponse:
-        description = "The body is not valid JSON, or a field is invalid; `param` names it."
+        description = "The body is not valid JSON, a field is invalid (`param` names it), or a header is."
     return {"description": description, "headers": headers, "content": {media_type: {"schema": _reference(model)}}}
 
 

@@ -23,15 +23,16 @@ TAGS = {
 }
 
 STATUSES = {
-    400: "The body is not valid JSON.",
+    400: "The body is not valid JSON, or a header is invalid.",
     401: "The API key is missing or wrong.",
     404: "The model does not exist.",
+    408: "The body did not arrive in time.",
     413: "The body is too large.",
-    415: "The Content-Type is not JSON.",
-    422: "One or more fields are invalid; `errors` lists them.",
+    415: "The Content-Type is not JSON in UTF-8.",
+    422: "One or more fields are invalid; `errors` lists the first ones.",
     429: "The service is busy; retry later.",
     500: "The service failed; its log has the cause.",
-    503: "The model is unavailable.",
+    503: "The model is unavailable, or the service has too many connections or is shutting down.",
     504: "The request timed out.",
 }
 """Descriptions of the error responses."""
@@ -56,7 +57,7 @@ class Operation:
     needs_key: bool = True
 
 
-POST_ERRORS = (400, 401, 413, 415, 422, 429, 500, 504)
+POST_ERRORS = (400, 401, 408, 413, 415, 422, 429, 500, 503, 504)
 OPERATIONS = (
     Operation(
         "generate_text",
@@ -83,7 +84,7 @@ OPERATIONS = (
         "/generate_with_llm",
         "generation",
         "Continue a prompt with the fine-tuned LLM, or answer it if it ends in a question mark",
-        errors=(*POST_ERRORS, 503),
+        errors=POST_ERRORS,
         request=GenerateWithLLMRequest,
         response=GenerateResponse,
         event=GenerateEvent,
@@ -93,7 +94,7 @@ OPERATIONS = (
         "/answer_question",
         "questions",
         "Answer a question from a passage with the fine-tuned LLM",
-        errors=(*POST_ERRORS, 503),
+        errors=POST_ERRORS,
         request=AnswerRequest,
         response=AnswerResponse,
     ),
@@ -102,19 +103,21 @@ OPERATIONS = (
         "/v1/completions",
         "openai",
         "Complete prompts with any of the models",
-        errors=(400, 401, 404, 413, 415, 429, 500, 503, 504),
+        errors=(400, 401, 404, 408, 413, 415, 429, 500, 503, 504),
         request=CompletionRequest,
         response=Completion,
         event=CompletionChunk,
     ),
-    Operation("list_models", "/v1/models", "openai", "List the models", errors=(401, 500), response=ModelList),
-    Operation("get_model", "/v1/models/{model}", "openai", "Describe one model", errors=(401, 404, 500), response=Model, parameter="model"),
+    Operation("list_models", "/v1/models", "openai", "List the models", errors=(401, 500, 503), response=ModelList),
+    Operation(
+        "get_model", "/v1/models/{model}", "openai", "Describe one model", errors=(401, 404, 500, 503), response=Model, parameter="model"
+    ),
     Operation(
         "get_info",
         "/info",
         "service",
         "Describe the models, their training and metrics, and the limits of a request",
-        errors=(401, 500),
+        errors=(401, 500, 503),
         response=Info,
     ),
     Operation(

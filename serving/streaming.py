@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from serving.deadline import deadline, time_limit
 from serving.problems import Problem
 from serving.settings import settings
 
@@ -90,7 +91,7 @@ def stream_problem(error: Exception) -> Problem:
     if isinstance(error, Problem):
         return error
     if isinstance(error, TimeoutError):
-        return Problem.timeout()
+        return Problem.timeout(time_limit())
     logger.error("a stream failed", exc_info=error)
     return Problem.internal()
 
@@ -123,7 +124,7 @@ class _LimitedItems(Generic[T]):
     def __init__(self, source: AsyncGenerator[T]) -> None:
         self._source = source
         self._first: asyncio.Future[T] | None = asyncio.ensure_future(anext(source))
-        self.deadline = asyncio.get_running_loop().time() + settings().timeout_seconds
+        self.deadline = deadline()
         self._timeout: asyncio.Timeout | None = None
         self._stopped = False
 

@@ -17,9 +17,10 @@ class OpenVINOConfig:
     """The settings of the pipeline."""
 
     cache_gb: int = 1
-    """Memory for the key-value cache, in GB."""
-    cache_blocks: int = 0
-    """The size of the key-value cache in blocks; 0 leaves it to `cache_gb`."""
+    """Maximum memory of the key-value cache, in GB."""
+    cache_contexts: float = 48
+    """Maximum size of the key-value cache, in texts as long as the model's context. Prefix caching fills the whole cache in time, and a
+    small model would never fill a gigabyte: its process would seem to leak."""
     prefix_caching: bool = True
     """Reuse the cache of a common prefix, so that many questions about one passage read it once."""
     step_tokens: int = 256

@@ -11,6 +11,7 @@ from typing_extensions import TypeAliasType
 
 from models.base import FinishReason
 from serving.api.schemas import MAX_STOP_STRINGS, AnyInteger, Int64, RequestBody, Seed, StreamFinishReason
+from serving.edge.escaping import printable
 from serving.problems import Fault, Problem, invalid_field
 
 ModelName = TypeAliasType("ModelName", Literal["bigram", "rnn", "llm"])
@@ -231,5 +232,5 @@ class ModelList(BaseModel):
 
 def unknown_model(name: str) -> Problem:
     """Return the problem for a model name that does not exist (404)."""
-    message = f"Unknown model {name!r}; available models: {', '.join(get_args(ModelName.__value__))}"
+    message = f"Unknown model {printable(name, 64)!r}; available models: {', '.join(get_args(ModelName.__value__))}"
     return Problem(404, message, [Fault(loc=["model"], msg=message, type="model_not_found")])

@@ -36,9 +36,6 @@ class RequestBody(bentoml.IODescriptor):
 
         BentoML's own method has no size limit and logs a traceback for every invalid body.
         """
-        media_type = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
-        if media_type != "application/json":
-            raise Problem(415, f"The body must be JSON: Content-Type must be application/json, not {media_type or 'empty'}.")
         limit = settings().max_body_bytes
         body = bytearray()
         try:

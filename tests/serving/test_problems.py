@@ -154,8 +154,7 @@ def test_a_request_without_the_key_is_refused(strict: Server) -> None:
     check_problem(get(f"{strict.url}/info"), 401)
     check_error(post(strict, "/v1/completions", {"model": "llm", "prompt": "The"}), 401, code="invalid_api_key")
     check_error(get(f"{strict.url}/v1/models"), 401)
-    for path in ("/", "/docs.json", "/livez", "/readyz", "/metrics", "/static_content/swagger-ui.css"):
-        assert get(f"{strict.url}{path}").status_code == 200
+    assert get(f"{strict.url}/livez").status_code == get(f"{strict.url}/readyz").status_code == 200
 
 
 def test_texts_beyond_the_limit_wait_and_those_beyond_the_queue_are_refused(strict: HeldServer) -> None:

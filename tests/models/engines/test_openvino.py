@@ -18,7 +18,7 @@ from models.base import SamplingParams, Token
 from models.engines import EngineBusy, EngineStopped, load_engine
 from models.engines.openvino import EXACT, REPRODUCIBLE, OpenVINOEngine
 from models.engines.openvino_logprobs import MAX_TEXTS, LogprobModel
-from models.engines.openvino_process import Batch, activation_group_size, load
+from models.engines.openvino_process import Batch, activation_group_size, load, token_cache_bytes
 from models.engines.supervision.loop import serve
 from models.engines.supervision.messages import AddRequest, Failure, Output, ReadLogprobs, Ready, Reply, StepReport
 from tests.models.engines.conftest import build, collect, text_of
@@ -137,6 +137,19 @@ def test_a_prompt_that_is_not_valid_unicode_fails_alone(artifact: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "size"),
     [
+        ({"n_embd": 768, "n_layer": 12, "n_head": 12}, 18_432),
+        ({"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3}, 11_520),
+        ({"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 32}, 512),
+    ],
+)
+def test_the_cache_holds_keys_and_values_of_every_layer(config: dict[str, int], size: int, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert token_cache_bytes(tmp_path) == size
+
+
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [
         ({"n_embd": 768}, 768),
         ({"n_embd": 64, "n_inner": 96}, 32),
         ({"hidden_size": 576, "intermediate_size": 1536}, 192),
@@ -148,7 +161,7 @@ def test_the_activation_group_size_divides_every_width_of_the_model(config: dict
 
 
 def test_a_request_that_does_not_fit_into_the_cache_is_told_that_the_engine_is_busy(artifact: Path) -> None:
-    with contextlib.closing(OpenVINOEngine(artifact, replace(EXACT, cache_blocks=4))) as engine:
+    with contextlib.closing(OpenVINOEngine(artifact, replace(EXACT, cache_contexts=0.2))) as engine:
         with pytest.raises(EngineBusy, match="cache is full"):
             asyncio.run(collect(engine.stream("The", SamplingParams(700))))
         assert len(asyncio.run(collect(engine.stream("The", SamplingParams(4))))) == 4

@@ -150,13 +150,13 @@ def test_the_logprob_of_an_unknown_word_includes_its_spelling(server: Server) ->
 
 def test_prompt_logprobs_are_those_of_the_model(server: Server, trained: Trained) -> None:
     prompt = "The light of the sea was the first."
-    for name, kind in (("bigram", Bigram), ("rnn", LSTM)):
+    for name, kind, tolerance in (("bigram", Bigram, 1e-4), ("rnn", LSTM, 0.05)):  # the LSTM's weights are rounded to int8
         loaded = kind.load(trained.output / name)
         known = loaded.vocabulary.encode(tokenize(prompt))
         assert UNKNOWN not in known
         expected = loaded.logprobs(np.array([BOUNDARY, *known]))
         (choice,) = complete(server, name, prompt=prompt, max_tokens=0, echo=True, logprobs=0)["choices"]
-        assert choice["logprobs"]["token_logprobs"] == pytest.approx(expected, abs=1e-4)
+        assert choice["logprobs"]["token_logprobs"] == pytest.approx(list(expected), abs=tolerance)
 
 
 def test_token_ids_are_used_as_they_are(server: Server, trained: Trained) -> None:
