@@ -164,7 +164,7 @@ def test_texts_beyond_the_limit_wait_and_those_beyond_the_queue_are_refused(stri
             running = pool.submit(post, strict, "/v1/completions", full, key=KEY)
             strict.wait_for("started", 16)
             waiting = pool.submit(post, strict, "/v1/completions", full, key=KEY)
-            wait_until(lambda: 'vllm:num_requests_waiting{model_name="rnn"} 16.0' in get(f"{strict.url}/metrics").text, "16 texts wait")
+            wait_until(lambda: 'vllm:num_requests_waiting{model_name="rnn"} 16.0' in scrape(strict), "16 texts wait")
             for stream in (False, True):
                 refused = post(strict, "/generate_with_rnn", GENERATE_BODY | {"stream": stream}, key=KEY)
                 check_problem(refused, 429)
@@ -179,6 +179,12 @@ def test_texts_beyond_the_limit_wait_and_those_beyond_the_queue_are_refused(stri
         assert texts[0] == texts[1]
         assert other_model.result().status_code == 200
     assert post(strict, "/generate_with_rnn", GENERATE_BODY, key=KEY).status_code == 200
+
+
+def scrape(server: Server) -> str:
+    response = get(f"{server.url}/metrics", headers={"authorization": f"Bearer {KEY}"})
+    assert response.status_code == 200
+    return response.text
 
 
 def test_a_request_of_more_texts_than_the_limit_is_answered_when_no_other_runs(strict: Server) -> None:
