@@ -20,12 +20,13 @@ VLLM := $(VENV)-vllm/.installed
 CLIENTS := $(VENV)-clients/.installed
 CONTRACT := $(VENV)-contract/.installed
 PIP_INSTALL := pip install -q --disable-pip-version-check -r
+LICENCES = $(BIN)/pip-licenses --format=markdown --packages $$(sed -n 's/^\([a-z0-9-]*\)==.*/\1/p' serving/requirements.lock)
 SOURCES := train.py service.py models training serving benchmarks tests examples clients/streaming.py
 
 export BENTOML_DO_NOT_TRACK ?= True
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train test test-slow bench-train bench-baselines bench-serve report lint types image format openapi client client-python \
+.PHONY: help serve train test test-slow bench-train bench-baselines bench-serve report lint types lock image format openapi client client-python \
 	client-typescript
 
 help: ## list these commands
@@ -81,6 +82,13 @@ types: $(INSTALLED_DEV) ## check the types with mypy
 format: $(INSTALLED_DEV) ## format the sources and apply ruff's fixes
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
+
+lock: $(INSTALLED_DEV) ## resolve what the image installs into serving/requirements.lock, and list its licences in docs/licences.md
+	$(BIN)/uv pip compile serving/requirements.txt --constraints constraints.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+		--only-binary :all: --generate-hashes --no-annotate --no-header --no-emit-index-url --quiet --output-file serving/requirements.lock
+	@sed '/^|/,$$d' docs/licences.md > docs/licences.md.new
+	@$(LICENCES) >> docs/licences.md.new
+	@mv docs/licences.md.new docs/licences.md
 
 image: $(INSTALLED) ## build the Bento and its image with docker or podman; IMAGE= names it, BASE_IMAGE= its base
 	@$(BIN)/python -m models.store

@@ -2,18 +2,18 @@
 
 import os
 import threading
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import bentoml
 from starlette.responses import Response
 
-from models.base import TextModel
 from models.bigram import Bigram
 from models.engines import Supervision
 from models.llm import LLM
-from models.rnn import LSTM
-from models.store import TrigenModel
+from models.rnn import RNN
+from models.store import TrigenModel, verify_all
+from models.store.held_files import HeldFiles
 from serving.api import completions, generation, info
 from serving.api.completion_schemas import Completion, CompletionRequest, Model, ModelList, ModelName
 from serving.api.info import Info
@@ -24,12 +24,21 @@ from serving.api.schemas import (
     GenerateResponse,
     GenerateWithLLMRequest,
 )
+from serving.api.served_model import ServedModel, serve_model
 from serving.app import TrigenService
+from serving.observability.logs import configure_logs
+from serving.observability.metrics import before_scrape
 from serving.settings import settings
 from serving.streaming import LAST_EVENT_SECONDS, drain_streams
 
-# BentoML adds a compiler and git (590 MB) to the images of the distributions it knows; "wheels-only" is not one of them.
+# BentoML adds a compiler and git (590 MB) to the images of the distributions it knows; "wheels-only" is not one of them. The image installs
+# serving/requirements.lock with uv. BentoML would install the newest uv, unless there is one: this one, for x86_64 and for aarch64.
+UV = (
+    "uv==0.13.9 --hash=sha256:d7f459fe4fd247d830351c75686d3996ace3c6f3f728eb0e85a30b7ada0cef19"
+    " --hash=sha256:ecb6028d79dc96fbeafffe5c8af62a7099487ebc05a701e76714eebcffd06375"
+)
 IMAGE = bentoml.images.Image(base_image="python:3.11-slim", distro="wheels-only", python_version="3.11")
+IMAGE.run(f"echo '{UV}' | pip install --no-cache-dir --require-hashes --no-deps -r /dev/stdin")
 
 GIVEN_UP_STATUS = 70
 """The exit status of a worker whose engine has given up: EX_SOFTWARE of sysexits.h."""
@@ -49,68 +58,97 @@ class Trigen:
     llm_model = TrigenModel("llm")
 
     def __init__(self) -> None:
-        self.bigram = Bigram.load(Path(self.bigram_model.path))
-        self.rnn = LSTM.load(Path(self.rnn_model.path))
+        self.files = HeldFiles()
         supervision = Supervision(settings().engine_hang_seconds, give_up=exit_worker)
-        self.llm = LLM.load(Path(self.llm_model.path), settings().engine, reproducible=settings().reproducible, supervision=supervision)
-        self.models: dict[ModelName, TextModel] = {"bigram": self.bigram, "rnn": self.rnn, "llm": self.llm}
+        self.bigram = Bigram.load(self.files.hold(self.bigram_model))
+        self.rnn = RNN.load(self.files.hold(self.rnn_model), supervision)
+        self.llm = LLM.load(
+            self.files.hold(self.llm_model), settings().engine, reproducible=settings().reproducible, supervision=supervision
+        )
         self.stored: dict[ModelName, bentoml.Model] = {"bigram": self.bigram_model, "rnn": self.rnn_model, "llm": self.llm_model}
+        self.served_bigram = serve_model("bigram", self.bigram, str(self.bigram_model.tag))
+        self.served_rnn = serve_model("rnn", self.rnn, str(self.rnn_model.tag))
+        self.served_llm = serve_model("llm", self.llm, str(self.llm_model.tag))
+        self.served: dict[ModelName, ServedModel[Any]] = {
+            "bigram": self.served_bigram,
+            "rnn": self.served_rnn,
+            "llm": self.served_llm,
+        }
+        before_scrape.append(lambda: self.served_llm.metrics.cache_usage.set(self.llm.engine.cache_usage))
 
     @bentoml.on_deployment
     @staticmethod
     def check_settings() -> None:
         """Fail on invalid settings before BentoML starts a worker, which it would restart forever."""
         settings()
+        configure_logs()
+
+    @bentoml.on_deployment
+    @staticmethod
+    def check_models() -> None:
+        """Fail on a damaged model before BentoML starts a worker."""
+        verify_all()
 
     @bentoml.api(route="/generate_text", input_spec=GenerateRequest, output_spec=GenerateResponse)
     async def generate_text(self, **request: Any) -> GenerateResponse | Response:
         """Continue a prompt with the bigram model."""
-        return await generation.continue_text(self.bigram, str(self.bigram_model.tag), **request)
+        return await generation.continue_text(self.served_bigram, **request)
 
     @bentoml.api(route="/generate_with_rnn", input_spec=GenerateRequest, output_spec=GenerateResponse)
     async def generate_with_rnn(self, **request: Any) -> GenerateResponse | Response:
         """Continue a prompt with the LSTM."""
-        return await generation.continue_text(self.rnn, str(self.rnn_model.tag), **request)
+        return await generation.continue_text(self.served_rnn, **request)
 
     @bentoml.api(route="/generate_with_llm", input_spec=GenerateWithLLMRequest, output_spec=GenerateResponse)
     async def generate_with_llm(self, **request: Any) -> GenerateResponse | Response:
         """Continue a prompt with the fine-tuned LLM, or answer it if it ends in a question mark."""
-        return await generation.continue_or_answer(self.llm, str(self.llm_model.tag), **request)
+        return await generation.continue_or_answer(self.served_llm, **request)
 
     @bentoml.api(route="/answer_question", input_spec=AnswerRequest)
     async def answer_question(self, **request: Any) -> AnswerResponse:
         """Answer a question from a passage with the fine-tuned LLM."""
-        return await generation.answer_question(self.llm, str(self.llm_model.tag), **request, length=settings().answer_length)
+        return await generation.answer_question(self.served_llm, **request, length=settings().answer_length)
 
     @bentoml.api(route="/v1/completions", input_spec=CompletionRequest, output_spec=Completion)
-    async def create_completion(self, **request: Any) -> Completion | Response:
+    async def create_completion(self, **request: Any) -> Response:
         """Complete prompts with any of the models, in the format of OpenAI's API."""
         completion_request = CompletionRequest.model_construct(**request)  # BentoML passes the fields of a validated body
-        name = completion_request.model
-        return await completions.create_completion(self.models[name], str(self.stored[name].tag), completion_request)
+        return await completions.create_completion(self.served[completion_request.model], completion_request)
+
+    @cached_property
+    def model_list(self) -> ModelList:
+        """The models in the format of OpenAI's API."""
+        return info.list_models(self.stored)
+
+    @cached_property
+    def description(self) -> Info:
+        """The models with their training data and metrics, and the limits of a request."""
+        return info.describe(self.stored, self.llm.engine.limits.context_length, settings())
 
     def list_models(self) -> ModelList:
         """List the models in the format of OpenAI's API."""
-        return info.list_models(self.stored)
+        return self.model_list
 
     def get_model(self, name: str) -> Model:
         """Return one entry of `list_models`."""
-        return info.find_model(self.stored, name)
+        return info.find_model(self.model_list, name)
 
     def info(self) -> Info:
         """Return the models with their training data and metrics, and the limits of a request."""
-        return info.describe(self.stored, self.llm.engine.limits.context_length, settings())
+        return self.description
 
     async def __is_alive__(self) -> bool:
         """Answer `/livez`: once an engine has given up, the service needs a restart."""
-        return self.llm.engine.alive
+        return self.llm.engine.alive and self.rnn.engine.alive
 
     async def __is_ready__(self) -> bool:
         """Answer `/readyz`: while an engine is being replaced, other replicas answer faster."""
-        return self.llm.engine.ready
+        return self.llm.engine.ready and self.rnn.engine.ready
 
     @bentoml.on_shutdown
     async def close(self) -> None:
-        """Wait for the streams' last events, then stop the engine."""
+        """Wait for the streams' last events, then stop the engines."""
         await drain_streams()
+        self.rnn.close()
         self.llm.close()
+        self.files.close()

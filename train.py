@@ -25,7 +25,7 @@ def main(requested: Config, interruption: Interruption) -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch then puts large tensors in huge pages: a few percent faster on a CPU
     from accelerate.utils import broadcast_object_list
 
-    from models.store import Artifact, register
+    from models.store.registration import Artifact, register
     from training.comparison.measurement import compare
     from training.comparison.report import write_comparison_report
     from training.data.selection import contexts, describe_unanswered
@@ -92,7 +92,11 @@ def main(requested: Config, interruption: Interruption) -> None:
             if name == "llm":
                 metadata["base_model"] = display_name(config.base_model)
             artifacts[name] = Artifact(config.output_dir / name, metadata)
-        print("registered:", ", ".join(register(artifacts)))
+        try:
+            tags = register(artifacts)
+        except OSError as error:  # such as a full disk
+            raise TrainingError(f"nothing was registered: {error}; --resume keeps finished work") from error
+        print("registered:", ", ".join(tags))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 The contestants run one after the other, each in a separate process, on the same texts: the contexts of --dataset.
 
     bigrams, one core each    trigen's; markovify's Markov chain of state size 1; nltk's interpolated Kneser-Ney
-    LSTMs                     trigen's as the service runs it; torch's nn.LSTM with a full softmax, in the loop of most tutorials, which
-                              reads the whole text again for each word, and in a loop that keeps the state
+    LSTMs                     trigen's as the service runs it, one text and 32 at once; torch's nn.LSTM with a full softmax, in the loop
+                              of most tutorials, which reads the whole text again for each word, and in a loop that keeps the state
 
 The LSTMs have the same sizes, random weights and a vocabulary of 30,000 words.
 """
@@ -17,8 +17,11 @@ import resource
 import signal
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 
 from benchmarks.contestants import run_contestant
 from training.errors import TrainingError
@@ -91,23 +94,33 @@ def measure_nltk(dataset: str) -> dict[str, float]:
         return {"fit_seconds": fit_seconds, "words_per_second": max(words, 1) / (time.perf_counter() - started)}
 
 
-def measure_lstm(dataset: str) -> dict[str, float]:  # noqa: ARG001
-    """Generate with trigen's LSTM as the service runs it: in NumPy, keeping the state."""
+def measure_lstm(concurrent: int) -> dict[str, float]:
+    """Generate `concurrent` texts with trigen's LSTM as the service runs it: in a process of its own, which keeps the states."""
+    from safetensors.torch import save_file
+
     from models.base import SamplingParams
-    from models.rnn import LSTM
+    from models.rnn import RNN
     from models.spelling import Spelling
     from models.words import Vocabulary
     from training.word_models.lstm import LSTMConfig, LSTMLanguageModel
 
     untrained = LSTMLanguageModel(LSTMConfig().vocabulary_size, LSTMConfig())
     vocabulary = Vocabulary([f" word{n}" for n in range(LSTMConfig().vocabulary_size - 2)])
-    model = LSTM(vocabulary, Spelling.fit([]), {name: weight.detach().numpy() for name, weight in untrained.named_parameters()})
+    with tempfile.TemporaryDirectory() as scratch:
+        vocabulary.save(Path(scratch) / "vocabulary.json")
+        Spelling.fit([]).save(Path(scratch) / "spelling.npz")
+        save_file(untrained.state_dict(), Path(scratch) / "lstm.safetensors")
+        model = RNN.load(Path(scratch))
 
-    async def generate() -> None:
-        async for _ in model.stream("word1", SamplingParams(LSTM_WORDS)):
+    async def generate_one(seed: int) -> None:
+        async for _ in model.stream("word1", SamplingParams(LSTM_WORDS, seed=seed, final_only=True)):
             pass
 
-    return _words_per_second(lambda: asyncio.run(generate()))
+    async def generate() -> None:
+        await asyncio.gather(*(generate_one(seed) for seed in range(concurrent)))
+
+    with closing(model):
+        return _words_per_second(lambda: asyncio.run(generate()), concurrent * LSTM_WORDS)
 
 
 def measure_torch_lstm(keep_state: bool) -> dict[str, float]:
@@ -134,14 +147,14 @@ def measure_torch_lstm(keep_state: bool) -> dict[str, float]:
     return _words_per_second(generate)
 
 
-def _words_per_second(generate: Callable[[], None]) -> dict[str, float]:
+def _words_per_second(generate: Callable[[], None], words: int = LSTM_WORDS) -> dict[str, float]:
     generate()  # warm-up
     times = []
     for _ in range(5):
         started = time.perf_counter()
         generate()
         times.append(time.perf_counter() - started)
-    return {"words_per_second": LSTM_WORDS / statistics.median(times)}
+    return {"words_per_second": words / statistics.median(times)}
 
 
 BIGRAMS: dict[str, Callable[[str], dict[str, float]]] = {
@@ -150,7 +163,8 @@ BIGRAMS: dict[str, Callable[[str], dict[str, float]]] = {
     "nltk KneserNeyInterpolated": measure_nltk,
 }
 LSTMS: dict[str, Callable[[str], dict[str, float]]] = {
-    "trigen LSTM": measure_lstm,
+    "trigen LSTM": lambda _: measure_lstm(concurrent=1),
+    "trigen LSTM, 32 texts at once": lambda _: measure_lstm(concurrent=32),
     "nn.LSTM, whole prefix": lambda _: measure_torch_lstm(keep_state=False),
     "nn.LSTM, state kept": lambda _: measure_torch_lstm(keep_state=True),
 }

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from benchmarks.serving.loads import SampleRequest, completions
 from models.base import SamplingParams
-from models.engines.openvino import OpenVINOEngine
-from models.engines.openvino import EXACT, REPRODUCIBLE, OpenVINOConfig
+from models.engines.openvino import EXACT, REPRODUCIBLE, OpenVINOConfig, OpenVINOEngine
 
 CONCURRENCY = 32
 ARITHMETIC = (("INFERENCE_PRECISION_HINT", "f32"),)

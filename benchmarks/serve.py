@@ -48,7 +48,7 @@ def prepare(directory: Path, base_model: str) -> Path:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     os.environ["BENTOML_HOME"] = str(directory / "bentoml")  # before the store is imported
-    from models.store import Artifact, register
+    from models.store.registration import Artifact, register
     from training.config import Config
     from training.data.selection import contexts
     from training.data.squad import load_splits

@@ -1,5 +1,6 @@
 """The interface that all three language models share: a protocol, sampling parameters and tokens."""
 
+from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -63,7 +64,7 @@ class Logprob:
 
 @dataclass(frozen=True)
 class PromptLogprobs:
-    """The log-probabilities of a prompt's tokens."""
+    """The log-probabilities of a prompt's tokens, or of the next of them."""
 
     logprobs: tuple[Logprob, ...]
 
@@ -108,7 +109,10 @@ class TextModel(Protocol):
         ...
 
     def stream_with_prompt_logprobs(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[PromptLogprobs | Token]:
-        """Yield the prompt's log-probabilities, with `params.logprobs` alternatives each, and then the tokens of `stream`."""
+        """Yield the prompt's log-probabilities, with `params.logprobs` alternatives each, and then the tokens of `stream`.
+
+        The log-probabilities may come in several pieces, of which the first may be empty.
+        """
         ...
 
 
@@ -134,9 +138,10 @@ async def until_stop(tokens: AsyncGenerator[Token], stop: tuple[str, ...]) -> As
     """Pass `tokens` on until their text contains one of the `stop` strings, and cut the text off before it.
 
     Text that may be the beginning of a stop string is held back until the next tokens decide, so no part of a stop string is ever
-    sent. `tokens` is closed in any case.
+    sent. The log-probabilities of a token are held back until its whole text has been sent; those of tokens that begin after the end
+    of the text are dropped. `tokens` is closed in any case.
     """
-    held = ""
+    held, logprobs = "", _HeldLogprobs()
     async with aclosing(tokens):
         if not stop:
             async for token in tokens:
@@ -144,12 +149,49 @@ async def until_stop(tokens: AsyncGenerator[Token], stop: tuple[str, ...]) -> As
             return
         async for token in tokens:
             held += token.text
+            logprobs.add(token.logprobs)
             if (end := first_stop(held, stop)) is not None:
-                yield replace(token, text=held[:end], finish_reason="stop")
+                yield replace(token, text=held[:end], finish_reason="stop", logprobs=logprobs.finish(end))
                 return
             keep = 0 if token.finish_reason else max(_overlap(held, string) for string in stop)
             ready, held = held[: len(held) - keep], held[len(held) - keep :]
-            yield replace(token, text=ready)
+            sent = logprobs.finish(len(ready)) if token.finish_reason else logprobs.release(len(ready))
+            yield replace(token, text=ready, logprobs=sent)
+
+
+class _HeldLogprobs:
+    """The log-probabilities of tokens whose text has not been sent yet, or not all of it."""
+
+    def __init__(self) -> None:
+        self._held: deque[tuple[int, Logprob]] = deque()
+        """Each with the offset of its token in the text."""
+        self._sent = self._end = 0
+        """Number of characters that have been sent, and the offset after the last token."""
+
+    def add(self, logprobs: tuple[Logprob, ...]) -> None:
+        """Hold the entries of the next tokens."""
+        for logprob in logprobs:
+            self._held.append((self._end, logprob))
+            self._end += logprob.characters
+
+    def release(self, characters: int) -> tuple[Logprob, ...]:
+        """Return the entries of the tokens that are complete once the next `characters` of the text have been sent.
+
+        A token without text at the end of what has been sent is held as well: a stop string may begin there.
+        """
+        self._sent += characters
+        released = []
+        while self._held and (start := self._held[0][0]) < self._sent and start + self._held[0][1].characters <= self._sent:
+            released.append(self._held.popleft()[1])
+        return tuple(released)
+
+    def finish(self, characters: int) -> tuple[Logprob, ...]:
+        """Return the entries that are left, given that the text ends after the next `characters`.
+
+        If a stop string has cut the text off, be it here or in the engine, those of tokens that begin after its end are dropped.
+        """
+        end = self._sent + characters
+        return tuple(logprob for start, logprob in self._held if start < end or self._end <= end)
 
 
 def first_stop(text: str, stop: tuple[str, ...]) -> int | None:

@@ -6,9 +6,10 @@ occur exactly once and twice. Kneser & Ney 1995, in the form of Chen & Goodman 1
 """
 
 import asyncio
+import itertools
 import math
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing
 from functools import cached_property
 from pathlib import Path
@@ -20,12 +21,27 @@ from numpy.typing import NDArray
 from models.base import NOTHING_GENERATED, Logprob, Prompt, PromptLogprobs, SamplingParams, Token, until_stop
 from models.row_sampler import RankedWords, RowSampler
 from models.spelling import Spelling
-from models.words import BOUNDARY, UNKNOWN, Vocabulary, continue_spacing, prompt_logprobs, require_text, tokenize
+from models.turns import Turns
+from models.words import (
+    BOUNDARY,
+    UNKNOWN,
+    Vocabulary,
+    continue_spacing,
+    iterate_tokens,
+    last_token,
+    prompt_logprobs,
+    require_text,
+    tokenize,
+)
 
 CACHED_SAMPLERS = 4
 """Number of combinations of temperature, top-k and top-p whose samplers are kept."""
-WORDS_PER_TURN = 16
-"""Words generated before other requests get their turn: about a tenth of a millisecond."""
+WORDS_PER_TURN = 32
+"""Words generated before another text gets its turn: about a tenth of a millisecond."""
+SCORED_WORDS_PER_TURN = 8
+"""The same for words with log-probabilities, which take five times as long."""
+LONG_WORD = 500
+"""A longer word, in characters, is scored in a thread: spelling one of 20,000 characters takes ten milliseconds."""
 
 
 class Bigram:
@@ -52,6 +68,7 @@ class Bigram:
         self.continuation = _normalize(np.bincount(successors, minlength=len(vocabulary)))
         """P_continuation, shape (V,)."""
         self._samplers: OrderedDict[tuple[float, int, float], RowSampler] = OrderedDict()
+        self._turns = Turns()
 
     @classmethod
     def fit(cls, texts: Iterable[str], vocabulary_size: int = 30_000) -> Self:
@@ -122,38 +139,91 @@ class Bigram:
         Yields exactly `params.length` words unless a stop string ends the text, because boundaries and unknown words are never generated.
         """
         text = require_text(prompt)
-        previous = [BOUNDARY, *self.vocabulary.encode(tokenize(text.rstrip(" ")))][-1]  # a space at the end belongs to the next word
-        return until_stop(continue_spacing(text, self._generate(previous, params)), params.stop)
+        is_plain = params.final_only and not params.stop and params.logprobs is None and not params.cumulative_logprob
+        words = self._generate_whole(text, params) if is_plain else self._generate(text, params)
+        return until_stop(continue_spacing(text, words), params.stop)
 
     async def stream_with_prompt_logprobs(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[PromptLogprobs | Token]:
         """See `TextModel.stream_with_prompt_logprobs`."""
-        words = tokenize(require_text(prompt).rstrip(" "))
-        logprobs: list[Logprob] = []
-        for previous, word in zip([BOUNDARY, *self.vocabulary.encode(words)], words, strict=False):
-            logprobs.append(self._logprob(previous, word, params.logprobs or 0))
-            await asyncio.sleep(0)
-        yield prompt_logprobs(logprobs)
+        words = iterate_tokens(require_text(prompt).rstrip(" "))
+        is_first = True
+        async with aclosing(self._score(words, params.logprobs or 0)) as pieces:
+            async for piece in pieces:
+                yield prompt_logprobs(piece) if is_first else PromptLogprobs(tuple(piece))
+                is_first = False
         async with aclosing(self.stream(prompt, params)) as tokens:
             async for token in tokens:
                 yield token
 
-    async def _generate(self, previous: int, params: SamplingParams) -> AsyncGenerator[Token]:
-        """Yield the words after the word `previous`."""
+    async def _generate(self, text: str, params: SamplingParams) -> AsyncGenerator[Token]:
+        """Yield the words after `text` one by one."""
         if not params.length:
             yield NOTHING_GENERATED
+            return
+        if params.logprobs is not None:
+            await self._prepare_scoring()
+        count = 0
+        async with aclosing(self._draw(text, params)) as turns:
+            async for previous, ids in turns:
+                for id in ids:
+                    count += 1
+                    word = self.vocabulary.word(id)
+                    yield Token(
+                        word,
+                        cumulative_logprob=self.drawable_logprob(previous, id) if params.cumulative_logprob else None,
+                        finish_reason="length" if count == params.length else None,
+                        logprobs=() if params.logprobs is None else (self._logprob(previous, word, params.logprobs),),
+                    )
+                    previous = id
+
+    async def _generate_whole(self, text: str, params: SamplingParams) -> AsyncGenerator[Token]:
+        """Yield the words after `text` as one token."""
+        words: list[str] = []
+        async with aclosing(self._draw(text, params)) as turns:
+            async for _, ids in turns:
+                words += map(self.vocabulary.word, ids)
+        yield Token("".join(words), finish_reason="length", count=params.length)
+
+    async def _draw(self, text: str, params: SamplingParams) -> AsyncGenerator[tuple[int, list[int]]]:
+        """Draw the words after `text`. Yields, for each turn, the id of the word before and those of the new words."""
+        is_scored = params.logprobs is not None or params.cumulative_logprob
+        words_per_turn = SCORED_WORDS_PER_TURN if is_scored else WORDS_PER_TURN
+        turn = await self._turns.take(0)
+        (previous,) = self.vocabulary.encode(last_token(text.rstrip(" "))) or [BOUNDARY]  # a space at the end belongs to the next word
         generator, sampler = np.random.default_rng(params.seed), self._sampler(params)
-        for first in range(0, params.length, WORDS_PER_TURN):
-            for step, uniform in enumerate(generator.random(WORDS_PER_TURN).tolist()[: params.length - first], start=first + 1):
-                id = sampler.draw(previous, uniform)
-                word = self.vocabulary.word(id)
-                yield Token(
-                    word,
-                    cumulative_logprob=self.drawable_logprob(previous, id) if params.cumulative_logprob else None,
-                    finish_reason="length" if step == params.length else None,
-                    logprobs=() if params.logprobs is None else (self._logprob(previous, word, params.logprobs),),
-                )
-                previous = id
-            await asyncio.sleep(0)
+        uniforms = (uniform for _ in itertools.count() for uniform in generator.random(WORDS_PER_TURN).tolist())
+        count = 0
+        while count < params.length:
+            if count:
+                turn = await self._turns.take(count)
+            id, ids = previous, list[int]()
+            for uniform in itertools.islice(uniforms, min(words_per_turn, params.length - count)):
+                id = sampler.draw(id, uniform)
+                ids.append(id)
+                if turn.is_over:
+                    break
+            yield previous, ids
+            previous, count = id, count + len(ids)
+
+    async def _score(self, words: Iterator[str], top: int) -> AsyncGenerator[list[Logprob]]:
+        """Yield the entries of a text's words, in pieces as large as a turn allows."""
+        await self._prepare_scoring()
+        previous, piece, turn = BOUNDARY, list[Logprob](), await self._turns.take(0)
+        for count, word in enumerate(words):
+            if piece and turn.is_over:
+                yield piece
+                piece, turn = [], await self._turns.take(count)
+            if len(word) <= LONG_WORD:
+                piece.append(self._logprob(previous, word, top))
+            else:
+                piece.append(await asyncio.to_thread(self._logprob, previous, word, top))
+            previous = self.vocabulary.id(word)
+        yield piece
+
+    async def _prepare_scoring(self) -> None:
+        """Read the spelling model, which takes a moment the first time, in a thread."""
+        if not self.spelling.is_ready:
+            await asyncio.to_thread(self.spelling.prepare)
 
     def drawable_logprob(self, previous: int, id: int) -> float:
         """Return the natural log-probability of `id` after `previous` among the words that can be drawn."""
@@ -161,7 +231,21 @@ class Bigram:
         return math.log(probabilities[id] / (1 - probabilities[[BOUNDARY, UNKNOWN]].sum()))
 
     def _logprob(self, previous: int, word: str, top: int) -> Logprob:
-        return self.vocabulary.logprob(word, np.log(self.probabilities(previous)), self.spelling, top)
+        """Return the entry of `word` after `previous`.
+
+        The most probable words are among the successors of `previous` and those with the highest P_continuation: no pass over the
+        vocabulary is needed.
+        """
+        successors, seen, backoff = self.row(previous)
+        best = self._ranked_words.ids[:top]
+        others = [other for other in best if not _contains(successors, other)]
+        candidates = np.concatenate([successors, np.array(others, np.int32)])
+        probabilities = backoff * self.continuation[candidates]
+        probabilities[: len(successors)] += seen
+        id = self.vocabulary.id(word)
+        is_successor = _contains(successors, id)
+        probability = float(probabilities[successors.searchsorted(id)] if is_successor else backoff * self.continuation[id])
+        return self.vocabulary.logprob_among(word, math.log(probability), candidates, np.log(probabilities), self.spelling, top)
 
     def _sampler(self, params: SamplingParams) -> RowSampler:
         """Return the sampler for these parameters, with the rows that it has prepared. The least recently used sampler is dropped."""
@@ -189,6 +273,11 @@ class Bigram:
         vocabulary, spelling = Vocabulary.load(directory / "vocabulary.json"), Spelling.load(directory / "spelling.npz")
         with np.load(directory / "counts.npz", allow_pickle=False) as arrays:
             return cls(vocabulary, spelling, arrays["starts"], arrays["successors"], arrays["counts"])
+
+
+def _contains(ascending: NDArray[np.int32], value: int) -> bool:
+    place = int(ascending.searchsorted(value))
+    return place < len(ascending) and bool(ascending[place] == value)
 
 
 def _normalize(counts: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""The LSTM language model in NumPy, as the service runs it: one step for each word. `training/word_models/lstm.py` fits it with torch.
+"""The LSTM language model: its reference in NumPy, and the model that the service runs. `training/word_models/lstm.py` fits it with torch.
 
 Input and output embeddings are tied (Press & Wolf 2017, https://arxiv.org/abs/1608.05859) and adaptive (Grave et al. 2017,
 https://arxiv.org/abs/1609.04309; Baevski & Auli 2019, https://arxiv.org/abs/1809.10853). The vocabulary, sorted by frequency, is split
@@ -7,10 +7,9 @@ The softmax over the shortlist has an additional entry for each band; the probab
 word's probability within the band.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -18,14 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from models.base import NOTHING_GENERATED, Logprob, Prompt, PromptLogprobs, SamplingParams, Token, until_stop
-from models.sampling import log_softmax, sample
+from models.base import NOTHING_GENERATED, Prompt, PromptLogprobs, SamplingParams, Token, until_stop
+from models.engines import Supervision
+from models.engines.lstm import LSTMEngine
 from models.spelling import Spelling
-from models.words import BOUNDARY, UNKNOWN, Vocabulary, continue_spacing, prompt_logprobs, require_text, tokenize
+from models.words import Vocabulary, require_text, tokenize
 
 Array = NDArray[np.float32]
-State = list[tuple[Array, Array]]
-"""The hidden and the cell state of each layer, shape (hidden,) each."""
 
 LOGPROBS_CHUNK = 256
 """Words whose output distributions are computed at once; a long text at once would take gigabytes."""
@@ -40,7 +38,7 @@ class Band:
 
 
 class LSTM:
-    """The LSTM's weights and its forward pass."""
+    """The weights, and the forward pass in fp32 for the log-probabilities of whole texts."""
 
     def __init__(self, vocabulary: Vocabulary, spelling: Spelling, weights: dict[str, Array]) -> None:
         self.vocabulary, self.spelling = vocabulary, spelling
@@ -63,10 +61,6 @@ class LSTM:
         self._band_starts = [self._shortlist, *(self._shortlist + np.cumsum([len(band.vectors) for band in self._bands]))]
         """The first id of each band, followed by the size of the vocabulary."""
 
-    def initial_state(self) -> State:
-        """Return the state before the first word of a text: zeros."""
-        return [(np.zeros(hh.shape[1], np.float32), np.zeros(hh.shape[1], np.float32)) for _, hh, _ in self._layers]
-
     def embed(self, id: int) -> Array:
         """Return the vector of a word, shape (width,)."""
         if id < self._shortlist:
@@ -76,25 +70,12 @@ class LSTM:
         result: Array = self._bands[band].vectors[id - self._band_starts[band]] @ self._bands[band].projection
         return result
 
-    def step(self, id: int, state: State) -> tuple[Array, State]:
-        """Read one word. Returns the top layer's output, shape (width,), and the new state."""
-        x, new = self.embed(id), []
-        for (ih, hh, bias), (hidden, cell) in zip(self._layers, state, strict=True):
-            x, cell = _cell(ih @ x + hh @ hidden + bias, cell)
-            new.append((x, cell))
-        return x, new
-
-    def next_logprobs(self, output: Array) -> NDArray[np.float64]:
-        """Return the log-probability of every word as the next one, shape (V,), from the output of `step`."""
-        head = log_softmax(self._head @ output + self._bias)
-        bands = [head[self._shortlist + n] + log_softmax(band.vectors @ (band.projection @ output)) for n, band in enumerate(self._bands)]
-        return np.concatenate([head[: self._shortlist], *bands])
-
     def logprobs(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return log P(ids[i + 1] | ids[: i + 1]) for each i, shape (len(ids) - 1,), for a text from its beginning."""
         x = np.stack([self.embed(int(id)) for id in ids[:-1]])
         for ih, hh, bias in self._layers:
-            gates, (hidden, cell) = x @ ih.T + bias, self.initial_state()[0]
+            gates = x @ ih.T + bias
+            hidden = cell = np.zeros(hh.shape[1], np.float32)
             for step, gate in enumerate(gates):
                 hidden, cell = _cell(gate + hh @ hidden, cell)
                 x[step] = hidden
@@ -116,72 +97,51 @@ class LSTM:
                 result[rows] += _pick(outputs[rows] @ band.projection.T @ band.vectors.T, words[rows] - self._band_starts[n])
         return result
 
-    def count(self, prompt: Prompt) -> int:
-        """See `TextModel`."""
-        return len(tokenize(require_text(prompt)))
-
-    def stream(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Token]:
-        """Continue `prompt`: see `TextModel.stream`. Words outside the vocabulary are read as the unknown word.
-
-        Yields exactly `params.length` words unless a stop string ends the text, because boundaries and unknown words are never generated.
-        Requests are not batched: a matrix-matrix product rounds differently from a matrix-vector product, so a text would depend on
-        concurrent requests.
-        """
-        text = require_text(prompt)
-        return until_stop(continue_spacing(text, self._read_and_generate(text, params)), params.stop)
-
-    async def stream_with_prompt_logprobs(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[PromptLogprobs | Token]:
-        """See `TextModel.stream_with_prompt_logprobs`."""
-        text = require_text(prompt)
-        logprobs: list[Logprob] = []
-        output, state = await self._read(text, logprobs, params.logprobs or 0)
-        yield prompt_logprobs(logprobs)
-        async with aclosing(until_stop(continue_spacing(text, self._generate(output, state, params)), params.stop)) as tokens:
-            async for token in tokens:
-                yield token
-
-    async def _read_and_generate(self, text: str, params: SamplingParams) -> AsyncGenerator[Token]:
-        async with aclosing(self._generate(*await self._read(text), params)) as tokens:
-            async for token in tokens:
-                yield token
-
-    async def _read(self, text: str, logprobs: list[Logprob] | None = None, top: int = 0) -> tuple[Array, State]:
-        """Read a prompt and return the last output and state. If `logprobs` is given, append each word's log-probability to it."""
-        words = tokenize(text.rstrip(" "))  # a space at the end belongs to the next word
-        output, state = self.step(BOUNDARY, self.initial_state())
-        for id, word in zip(self.vocabulary.encode(words), words, strict=True):
-            if logprobs is not None:
-                logprobs.append(self.vocabulary.logprob(word, self.next_logprobs(output), self.spelling, top))
-            output, state = self.step(id, state)
-            await asyncio.sleep(0)  # other requests get their turn after each word
-        return output, state
-
-    async def _generate(self, output: Array, state: State, params: SamplingParams) -> AsyncGenerator[Token]:
-        """Yield words, given the output and state after the last word of the prompt."""
-        if not params.length:
-            yield NOTHING_GENERATED
-        generator = np.random.default_rng(params.seed)
-        for step in range(1, params.length + 1):
-            logprobs = self.next_logprobs(output)
-            drawable_logprobs = logprobs.copy()
-            drawable_logprobs[[BOUNDARY, UNKNOWN]] = -np.inf
-            drawable_logprobs = log_softmax(drawable_logprobs)
-            id = sample(drawable_logprobs, params, generator)
-            word = self.vocabulary.word(id)
-            yield Token(
-                word,
-                cumulative_logprob=float(drawable_logprobs[id]) if params.cumulative_logprob else None,
-                finish_reason="length" if step == params.length else None,
-                logprobs=() if params.logprobs is None else (self.vocabulary.logprob(word, logprobs, self.spelling, params.logprobs),),
-            )
-            output, state = self.step(id, state)
-            await asyncio.sleep(0)
-
     @classmethod
     def load(cls, directory: Path) -> Self:
         """Read `lstm.safetensors`, `vocabulary.json` and `spelling.npz`."""
         vocabulary, spelling = Vocabulary.load(directory / "vocabulary.json"), Spelling.load(directory / "spelling.npz")
         return cls(vocabulary, spelling, load_file(directory / "lstm.safetensors"))
+
+
+class RNN:
+    """The LSTM as the service runs it: see `TextModel`. Words outside the vocabulary are read as the unknown word.
+
+    A text has exactly `params.length` words unless a stop string ends it, because boundaries and unknown words are never generated.
+    """
+
+    def __init__(self, engine: LSTMEngine) -> None:
+        self.engine = engine
+
+    @classmethod
+    def load(cls, directory: Path, supervision: Supervision = Supervision()) -> Self:
+        """Start the engine for an artifact. Raises EngineStopped if it cannot start."""
+        return cls(LSTMEngine(directory, supervision))
+
+    def count(self, prompt: Prompt) -> int:
+        """See `TextModel`."""
+        return len(tokenize(require_text(prompt)))
+
+    def stream(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Token]:
+        """See `TextModel.stream`."""
+        text = require_text(prompt)
+        return until_stop(self.engine.stream(text, params), params.stop) if params.length else _nothing()
+
+    async def stream_with_prompt_logprobs(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[PromptLogprobs | Token]:
+        """See `TextModel.stream_with_prompt_logprobs`."""
+        async for read in self.engine.stream(require_text(prompt), replace(params, length=0, stop=())):
+            yield PromptLogprobs(read.logprobs)
+        async with aclosing(self.stream(prompt, params)) as tokens:
+            async for token in tokens:
+                yield token
+
+    def close(self) -> None:
+        """Stop the engine. Requests in progress fail."""
+        self.engine.close()
+
+
+async def _nothing() -> AsyncGenerator[Token]:
+    yield NOTHING_GENERATED
 
 
 def _cell(gates: Array, cell: Array) -> tuple[Array, Array]:

@@ -49,6 +49,15 @@ class Spelling:
             result.append((contexts, np.add.reduceat(counts, first) if len(keys) else counts, types))
         return result
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the counts have been read, so that `bits` takes microseconds."""
+        return "_contexts" in self.__dict__
+
+    def prepare(self) -> None:
+        """Read the counts now, instead of on first use."""
+        _ = self._contexts
+
     @classmethod
     def fit(cls, words: Iterable[str]) -> Self:
         """Learn from distinct `words`, each counted once: the word model accounts for how often unknown words occur."""

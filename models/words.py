@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,30 @@ def tokenize(text: str) -> list[str]:
 
     A space is put in front of the text first, so that its first word is the same token as anywhere else.
     """
-    return _TOKEN.findall(" " + text) if text else []
+    return list(iterate_words(text))
+
+
+def iterate_words(text: str) -> Iterator[str]:
+    """Yield the tokens of `tokenize` one by one, so that a long text needs no time at once."""
+    return (match.group() for match in _TOKEN.finditer(" " + text)) if text else iter(())
+
+
+def iterate_tokens(text: str) -> Iterator[str]:
+    """Yield the tokens of `tokenize` one by one: a long text would hold up the event loop for milliseconds."""
+    return (match[0] for match in _TOKEN.finditer(" " + text if text else ""))
+
+
+def last_token(text: str) -> list[str]:
+    """Return the last token of `tokenize`, or none for an empty text, without reading the whole text."""
+    start = len(text)
+    while start and (text[start - 1].isalnum() or text[start - 1] in "_'’"):
+        start -= 1
+    # What stands before these characters ends a token, unless it is the space that belongs to them.
+    if start == len(text) and start:
+        start -= 1
+    if start and text[start - 1] == " ":
+        start -= 1
+    return (_TOKEN.findall(text[start:]) if start else tokenize(text))[-1:]
 
 
 def detokenize(tokens: Iterable[str]) -> str:
@@ -52,9 +75,14 @@ async def continue_spacing(prompt: str, words: AsyncGenerator[Token]) -> AsyncGe
         async for word in words:
             if drop_space:
                 drop_space = False
-                yield replace(word, text=word.text.removeprefix(" "), logprobs=_without_leading_space(word.logprobs))
+                yield without_leading_space(word)
             else:
                 yield word
+
+
+def without_leading_space(word: Token) -> Token:
+    """Return the first word after a prompt that ends with a space."""
+    return replace(word, text=word.text.removeprefix(" "), logprobs=_without_leading_space(word.logprobs))
 
 
 def prompt_logprobs(logprobs: Sequence[Logprob]) -> PromptLogprobs:
@@ -114,19 +142,31 @@ class Vocabulary:
         """Return the word of an id (2 or above), with its leading space."""
         return self.words[id - 2]
 
+    def id(self, word: str) -> int:
+        """Return the id of a word, `UNKNOWN` if it is outside the vocabulary."""
+        return self._ids.get(word, UNKNOWN)
+
     def logprob(self, word: str, logprobs: NDArray[np.floating], spelling: Spelling, top: int) -> Logprob:
         """Return the entry of `word` and the `top` most probable words, given the log-probabilities of the whole vocabulary, shape (V,).
 
         A word outside the vocabulary has the probability of the unknown word times that of its spelling.
         """
-        id = self._ids.get(word, UNKNOWN)
-        logprob = float(logprobs[id])
-        if id == UNKNOWN:
-            logprob -= math.log(2) * float(spelling.bits([word])[0])
         candidates = min(top + 2, len(logprobs))  # two more, because the boundary and the unknown word have no text
         best = np.argpartition(-logprobs, candidates - 1)[:candidates]
-        best = best[np.argsort(-logprobs[best])]
-        named = [(self.word(int(other)), float(logprobs[other])) for other in best if other not in (BOUNDARY, UNKNOWN)]
+        return self.logprob_among(word, float(logprobs[self.id(word)]), best, logprobs[best], spelling, top)
+
+    def logprob_among(
+        self, word: str, logprob: float, candidates: NDArray[np.integer], logprobs: NDArray[np.floating], spelling: Spelling, top: int
+    ) -> Logprob:
+        """Return the same as `logprob`, given the log-probability of `word`'s id, and the ids and log-probabilities of words that include
+        the `top` most probable ones.
+        """
+        if self.id(word) == UNKNOWN:
+            logprob -= math.log(2) * float(spelling.bits([word])[0])
+        best = np.argsort(-logprobs, kind="stable")[: top + 2]
+        named = [
+            (self.word(id), value) for id, value in zip(candidates[best].tolist(), logprobs[best].tolist(), strict=True) if id > UNKNOWN
+        ]
         return Logprob(word, len(word), logprob, tuple(named[:top]))
 
     def save(self, path: Path) -> None:

@@ -12,6 +12,7 @@ import bentoml
 from _bentoml_impl.server.app import ServiceAppFactory  # BentoML 1.4.39 has no public hook for errors
 from bentoml._internal.context import server_context
 from bentoml._internal.server.http.access import AccessLogMiddleware as BentoMLAccessLogMiddleware
+from bentoml._internal.server.http.instruments import RunnerTrafficMetricsMiddleware
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from pydantic import BaseModel
 from starlette.applications import Starlette
@@ -32,6 +33,8 @@ from serving.edge.headers import SWAGGER_PAGE
 from serving.edge.keys import KeyRing
 from serving.edge.metrics_port import metrics_port
 from serving.middleware import ContractMiddleware
+from serving.observability.http_metrics import HTTPMetricsMiddleware
+from serving.observability.logs import configure_logs
 from serving.openapi import Document, document
 from serving.problems import Problem
 from serving.settings import settings
@@ -61,8 +64,12 @@ class TrigenAppFactory(ServiceAppFactory):
 
     @property
     def middlewares(self) -> list[Middleware]:
-        """BentoML's middlewares with our access log instead of theirs, and ours innermost. A preflight request has no key."""
-        middlewares: list[Middleware] = [m for m in super().middlewares if m.cls is not BentoMLAccessLogMiddleware]
+        """BentoML's middlewares with our metrics and access log instead of theirs, and ours innermost. A preflight request has no key."""
+        middlewares: list[Middleware] = [
+            Middleware(HTTPMetricsMiddleware) if each.cls is RunnerTrafficMetricsMiddleware else each
+            for each in super().middlewares
+            if each.cls is not BentoMLAccessLogMiddleware
+        ]
         for middleware in middlewares:
             if isinstance(middleware.cls, type) and issubclass(middleware.cls, OpenTelemetryMiddleware):
                 # A span for each event would take a quarter of a stream's time.
@@ -173,6 +180,7 @@ class TrigenService(bentoml.Service):
     def to_asgi(self, is_main: bool = True) -> Starlette:
         """See `bentoml.Service`."""
         self.inject_config()
+        configure_logs()
         escape_log_lines()
         protocol.install()
         factory = TrigenAppFactory(self, is_main=is_main)

@@ -1,4 +1,4 @@
-"""The middleware around every request: request id, security headers, admission and a response to any uncaught exception."""
+"""The middleware around every request: request id, security headers and a response to any uncaught exception."""
 
 import asyncio
 import logging
@@ -7,7 +7,6 @@ import secrets
 from opentelemetry.trace import get_current_span
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.admission import ADMISSION
 from serving.edge.access import PROBES
 from serving.edge.drain import DRAIN
 from serving.edge.escaping import log_field
@@ -18,7 +17,7 @@ logger = logging.getLogger("bentoml.trigen")
 
 
 class ContractMiddleware:
-    """Adds the `X-Request-ID` and security headers, turns exceptions into responses, and releases the request's texts from admission.
+    """Adds the `X-Request-ID` and security headers, and turns exceptions into responses.
 
     The request id is the span id, which BentoML prints in every log line of the request.
     """
@@ -61,5 +60,3 @@ class ContractMiddleware:
                     raise
                 logger.exception("%s failed", log_field(scope["path"]))
                 await Problem.internal().response()(scope, receive, send_with_headers)
-            finally:
-                ADMISSION.release(scope)

@@ -83,12 +83,6 @@ class Problem(Exception):
         return cls(500, "The service failed. Its log has the cause, under this request_id.")
 
     @classmethod
-    def busy(cls, limit: int) -> Self:
-        """429: with this request, the service would generate more than `limit` texts at once."""
-        detail = f"The service is busy: it generates at most {limit} texts at once. Retry in {RETRY_SECONDS} s."
-        return cls(429, detail, code="too_many_requests", headers={"retry-after": str(RETRY_SECONDS)})
-
-    @classmethod
     def crowded(cls) -> Self:
         """503: the service has too many connections."""
         detail = f"The service has too many connections. Retry in {RETRY_SECONDS} s."

@@ -58,7 +58,9 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(default=0, ge=0, le=MAX_TIMEOUT_SECONDS)
     """The time between SIGTERM, when `/readyz` begins to fail, and the end of accepting requests."""
     max_texts: int = Field(default=128, ge=1)
-    """The maximum number of texts generated at once. A request that would exceed it is rejected with 429."""
+    """The maximum number of texts that each model generates at once. Those of further requests wait."""
+    max_waiting: int = Field(default=128, ge=0)
+    """The maximum number of texts that wait for each model. A request that would exceed it is rejected with 429."""
     max_body_bytes: int = Field(default=1_000_000, ge=1)
     """The maximum size of a request body. A larger one is rejected with 413."""
     timeout_seconds: int = Field(default=60, ge=1, le=MAX_TIMEOUT_SECONDS)
@@ -69,6 +71,8 @@ class Settings(BaseSettings):
     token, and leave more CPU time for generation. 0 sends each token separately."""
     ping_seconds: float = Field(default=15, ge=0.1, le=600)
     """A stream that is silent for this long sends a ping, because proxies close silent connections."""
+    log_format: Literal["text", "json"] = "text"
+    """The format of the log: text, or one JSON object a line."""
     answer_length: int = Field(default=64, ge=1, le=512)
     """The maximum number of tokens in an answer of `/answer_question`."""
 

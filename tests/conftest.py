@@ -156,7 +156,14 @@ class HeldServer(Server):
 
 @contextmanager
 def serve(trained: Trained, log: Path, *, service: Sequence[str] = (), **environment: str) -> Iterator[Server]:
-    """Run `bentoml serve` in the project's root, on a free port; `service` and its options come after the command."""
+    """Run `bentoml serve` in the project's root, on a free port; `service` and its options come after the command.
+
+    Each server has a home of its own with the same models, because a server deletes the metrics of others with the same home.
+    """
+    home = log.parent / f"{log.name}-home"
+    home.mkdir()
+    (home / "models").symlink_to(trained.home / "bentoml/models")
+    environment = {"BENTOML_HOME": str(home)} | environment
     bentoml = shutil.which("bentoml", path=trained.environment()["PATH"])
     assert bentoml
     command = [bentoml, "serve", *service, "--host", "127.0.0.1", "--port", "PORT"]
@@ -184,10 +191,12 @@ def server(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="session")
 def strict(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HeldServer]:
-    """A server that requires a key, admits 16 texts and pings often."""
+    """A server that requires a key, admits 16 texts and lets 16 wait, pings often, and logs JSON."""
     settings = {
         "TRIGEN_API_KEY": KEY,
         "TRIGEN_MAX_TEXTS": "16",
+        "TRIGEN_MAX_WAITING": "16",
+        "TRIGEN_LOG_FORMAT": "json",
         "TRIGEN_MAX_BODY_BYTES": "20000",
         "TRIGEN_PING_SECONDS": "0.1",
         "TRIGEN_TIMEOUT_SECONDS": NEVER,

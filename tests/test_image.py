@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
 
 import httpx
 import pytest
+from packaging.utils import canonicalize_name
 
 from tests.conftest import HANG_SECONDS, PROJECT, Server, Trained, wait_until
+from tests.test_supply import LOCK, pins
 
 pytestmark = pytest.mark.slow
 
@@ -76,12 +79,24 @@ def test_it_answers_like_the_service_without_network_or_root(container_id: str, 
     assert run_engine("exec", container_id, "id", "-u").strip() == "1034"
 
 
-def test_it_contains_no_training_library(container_id: str) -> None:
-    packages = run_engine(
-        "exec", container_id, "python", "-c", "import importlib.metadata as m; print(*(d.name for d in m.distributions()))"
+def test_it_installs_exactly_the_lock(container_id: str) -> None:
+    program = "import importlib.metadata as m; print(*(f'{d.name}=={d.version}' for d in m.distributions()))"
+    installed = dict(entry.split("==") for entry in run_engine("exec", container_id, "python", "-c", program).split())
+    assert {canonicalize_name(name): version for name, version in installed.items()} == pins(LOCK)
+    assert not {"torch", "transformers", "datasets", "nncf"} & installed.keys()
+
+
+def test_it_does_not_start_with_a_damaged_model(container_id: str) -> None:
+    damage = "truncate -s -1 models/trigen-rnn/*/lstm.safetensors && exec env/docker/entrypoint.sh"
+    done = subprocess.run(
+        [container_engine() or "", "run", "--rm", "--network", "none", "--entrypoint", "bash", "trigen-test:latest", "-c", damage],
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
     )
-    assert not {"torch", "transformers", "datasets", "nncf"} & set(packages.split())
-    assert {"bentoml", "openvino-genai"} <= set(packages.split())
+    assert done.returncode != 0
+    assert re.search(r"trigen-rnn:\w+ in the model store is damaged: lstm.safetensors has \d+ bytes instead of", done.stderr), done
+    assert len(done.stderr.splitlines()) == 1
 
 
 # Must be the last test: it stops the container that the others need.

@@ -86,14 +86,14 @@ from pathlib import Path
 from models.base import SamplingParams
 from models.bigram import Bigram
 from models.llm import LLM
-from models.rnn import LSTM
+from models.rnn import RNN
 from models.store import find
 import service
 
 async def text(model):
     return "".join([token.text async for token in model.stream("The", SamplingParams(5))])
 
-for name, kind in (("bigram", Bigram), ("rnn", LSTM), ("llm", LLM)):
+for name, kind in (("bigram", Bigram), ("rnn", RNN), ("llm", LLM)):
     print(name, repr(asyncio.run(text(kind.load(Path(find(name).path))))))
 """
     done = run(["-c", program], trained.home)

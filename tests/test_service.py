@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import shutil
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -14,10 +15,10 @@ from models.base import SamplingParams, TextModel
 from models.bigram import Bigram
 from models.engines.tokenization import load_tokenizer
 from models.llm import LLM, question_prompt
-from models.rnn import LSTM
+from models.rnn import RNN
 from serving.openapi import document
 from tests.client import CONTEXT, GENERATE_BODY, GENERATE_ROUTES, complete, get, post
-from tests.conftest import Server, Trained, run
+from tests.conftest import PROJECT, Server, Trained, run
 
 
 @pytest.mark.parametrize("route", GENERATE_ROUTES)
@@ -86,8 +87,8 @@ def test_the_same_seed_gives_the_same_text_among_other_requests_and_in_another_p
     async def generate_here(model: TextModel, seed: int) -> str:
         return "The" + "".join([token.text async for token in model.stream("The", SamplingParams(20, seed=seed))])
 
-    with closing(LLM.load(trained.output / "llm", "openvino", reproducible=True)) as llm:
-        models = (Bigram.load(trained.output / "bigram"), LSTM.load(trained.output / "rnn"), llm)
+    with closing(LLM.load(trained.output / "llm", "openvino", reproducible=True)) as llm, closing(RNN.load(trained.output / "rnn")) as rnn:
+        models = (Bigram.load(trained.output / "bigram"), rnn, llm)
         texts = [asyncio.run(generate_here(model, seed)) for model in models for seed in range(8)]
     assert [answer["generated_text"] for answer in alone] == texts
 
@@ -179,6 +180,18 @@ def test_a_wrong_setting_stops_the_start_with_one_line(trained: Trained) -> None
     assert "TRIGEN_MAX_BODY_BYTES: " in failed_start(trained.home, TRIGEN_MAX_BODY_BYTES="1 MB")
 
 
+def test_a_damaged_model_stops_the_start_with_one_line(trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(trained.home / "bentoml/models", tmp_path / "bentoml/models")
+    (weights,) = (tmp_path / "bentoml/models/trigen-rnn").glob("*/*.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    message = failed_start(tmp_path)
+    assert f"trigen-rnn:{weights.parent.name} in the model store is damaged: {weights.name} does not match its checksum." in message
+    (weights.parent / "model.yaml").write_bytes(b"")
+    assert "the newest trigen-rnn in the model store is damaged: its model.yaml cannot be read." in failed_start(tmp_path)
+
+
 def test_the_bento_contains_the_three_models_and_only_its_own_files(trained: Trained) -> None:
     done = run(["-m", "bentoml", "build", "--output", "tag"], trained.home)
     assert done.returncode == 0, done.stderr
@@ -186,7 +199,7 @@ def test_the_bento_contains_the_three_models_and_only_its_own_files(trained: Tra
     assert tag
     bento = trained.home / "bentoml/bentos/trigen" / tag[1]
     files = {str(path.relative_to(bento / "src")) for path in (bento / "src").rglob("*") if path.is_file()}
-    assert {"service.py", "models/engines/openvino.py", "serving/app.py", "serving/swagger.html", "serving/requirements.txt"} <= files
+    assert {"service.py", "models/engines/openvino.py", "serving/app.py", "serving/swagger.html", "serving/requirements.lock"} <= files
     assert not [
         file
         for file in files
@@ -198,3 +211,5 @@ def test_the_bento_contains_the_three_models_and_only_its_own_files(trained: Tra
     assert sorted(packed) == sorted(trained.printed.splitlines()[-1].removeprefix("registered: ").split(", "))
     requirements = (bento / "env/python/requirements.txt").read_text()
     assert not re.search(r"^(torch|transformers|datasets|nncf)\b", requirements, re.MULTILINE)
+    locked = (PROJECT / "serving/requirements.lock").read_text().splitlines()
+    assert set(locked) <= set(requirements.splitlines())  # with all hashes

@@ -160,6 +160,17 @@ def test_a_mistake_ends_the_run_with_one_message(results: Results, tiny_base: Pa
     assert "Traceback" not in result.stderr
 
 
+def test_a_registration_that_fails_ends_the_run_with_one_message(tmp_path: Path) -> None:
+    (tmp_path / "bentoml").mkdir()
+    (tmp_path / "bentoml/.models-registration").touch()  # a file where the directory should be
+    arguments = ["--dataset", "data/quickstart", "--only", "bigram", "--output-dir", str(tmp_path / "out")]
+    done = run(["train.py", *arguments], tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("train.py: nothing was registered: [Errno 17] File exists: ")
+    assert done.stderr.endswith("; --resume keeps finished work\n")
+    assert done.stderr.count("\n") == 1
+
+
 def test_without_the_hub_the_message_offers_local_sources_and_nothing_is_retried(results: Results) -> None:
     assert "--base-model" in results.wrong["no Hub"].stderr
     assert "--preset quickstart" in results.wrong["no Hub"].stderr

@@ -20,13 +20,10 @@ from openvino_genai.py_openvino_genai import GenerationHandle
 from models.base import FinishReason, SamplingParams
 from models.engines.openvino import OpenVINOConfig
 from models.engines.openvino_logprobs import LogprobModel
+from models.engines.supervision.flushing import FlushSchedule
 from models.engines.supervision.loop import main
 from models.engines.supervision.messages import AddRequest, Cancel, Output, ReadLogprobs, Reply, RequestFailure, StepReport
 from models.engines.tokenization import ModelLimits
-
-FULL_RATE_REQUESTS = 12
-"""Up to this many requests are flushed at the interval that they ask for. With more, the intervals grow in proportion: otherwise messages
-would take a growing share of the processor time, while each request gets fewer tokens anyway."""
 
 BLOCK_TOKENS = 32
 """Tokens in a block of the key-value cache of OpenVINO's CPU plugin."""
@@ -93,10 +90,7 @@ class _RunningRequest:
 
     id: int
     handle: GenerationHandle
-    flush_interval: float
-    """Seconds between flushes; 0 flushes at every step, and infinity only at the end."""
-    last_flush: float | None
-    """Time of the last flush. None before the first one, which is never delayed."""
+    schedule: FlushSchedule
     ids: list[int] = field(default_factory=list)
     cumulative_logprob: float = 0.0
     finish_reason: FinishReason | None = None
@@ -112,23 +106,15 @@ class _RunningRequest:
         if not self.finish_reason and status != genai.GenerationStatus.RUNNING:
             raise MemoryError(f"openvino-genai dropped the request ({status.name}): its key-value cache is full")
 
-    def should_flush(self, now: float, slowdown: float) -> bool:
-        """Whether to send the collected tokens now.
+    def should_flush(self, now: float, running: int) -> bool:
+        """Whether to send the collected tokens now."""
+        finished = self.finish_reason is not None
+        return (bool(self.ids) or finished) and self.schedule.due(now, running, finished=finished)
 
-        The clock is divided into intervals, so that all streams with the same interval flush together, in one message that wakes the
-        service once. The first token and the end of a text are flushed at once.
-        """
-        if self.finish_reason:
-            return True
-        if not self.ids or self.last_flush is None or not self.flush_interval:
-            return bool(self.ids)
-        interval = slowdown * self.flush_interval
-        return now // interval > self.last_flush // interval
-
-    def flush(self, now: float) -> Output:
+    def flush(self) -> Output:
         """Return the collected tokens and start collecting anew."""
         output = Output(self.id, self.ids, self.cumulative_logprob, self.finish_reason)
-        self.ids, self.cumulative_logprob, self.last_flush = [], 0.0, now
+        self.ids, self.cumulative_logprob = [], 0.0
         return output
 
 
@@ -163,13 +149,7 @@ class Batch:
         params = message.params
         prompt = ov.Tensor(np.array([message.prompt]))
         handle = self._pipeline.add_request(message.id, prompt, generation_config(params, message.eos))
-        if params.stop:  # the service checks each token
-            request = _RunningRequest(message.id, handle, flush_interval=0.0, last_flush=None)
-        elif params.final_only:  # not even the first token is flushed before the end
-            request = _RunningRequest(message.id, handle, flush_interval=math.inf, last_flush=0.0)
-        else:
-            request = _RunningRequest(message.id, handle, params.flush_interval, last_flush=None)
-        self._requests[message.id] = request
+        self._requests[message.id] = _RunningRequest(message.id, handle, FlushSchedule.of(params))
 
     def cancel(self, id: int) -> None:
         """Drop a request at the next step, unless it has finished."""
@@ -194,8 +174,8 @@ class Batch:
             except Exception as error:  # affects this request only
                 self.cancel(id)
                 failures.append(_failure(id, error))
-        now, slowdown = time.monotonic(), max(1.0, len(self._requests) / FULL_RATE_REQUESTS)
-        outputs = [request.flush(now) for request in self._requests.values() if request.should_flush(now, slowdown)]
+        now, running = time.monotonic(), len(self._requests)
+        outputs = [request.flush() for request in self._requests.values() if request.should_flush(now, running)]
         if not (outputs or failures or self.running != self._reported_running):
             return None
         for output in outputs:

@@ -20,6 +20,8 @@ MAX_PROMPT_LENGTH = 20_000
 """In characters or token ids."""
 MAX_CHOICES = 8
 """The maximum of `n`, the number of texts for each prompt."""
+MAX_SCORED_TOKENS = 16_384
+"""The maximum number of tokens with log-probabilities in one response, of all texts together: about 3 MB with five alternatives each."""
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's default."""
 
@@ -94,7 +96,8 @@ class CompletionRequest(RequestBody):
     echo: bool | None = Field(False, description="Put the prompt before each text.")
     logprobs: Annotated[int, Field(ge=0, le=5), AnyInteger] | None = Field(
         None,
-        description="Return each token's log-probability and this many alternatives; with `echo`, for the prompt's tokens too.",
+        description="Return each token's log-probability and this many alternatives; with `echo`, for the prompt's tokens too. "
+        f"All texts of a request together may have up to {MAX_SCORED_TOKENS:,} such tokens.",
     )
     stream: bool | None = Field(False, description="Send Server-Sent Events, each with a CompletionChunk, and `[DONE]` at the end.")
     stream_options: StreamOptions | None = Field(None, description="Options of the stream; requires `stream`.")
@@ -124,11 +127,6 @@ class CompletionRequest(RequestBody):
         """The prompts as a list, even if there is only one."""
         prompt: Any = self.prompt
         return prompt if isinstance(prompt, list) and not isinstance(prompt[0], int) else [prompt]
-
-    @property
-    def texts(self) -> int:
-        """See `RequestBody`."""
-        return len(self.prompts) * (self.n or 1)
 
 
 class Logprobs(BaseModel):

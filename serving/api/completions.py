@@ -1,33 +1,39 @@
 """OpenAI's completions for all three models."""
 
 import asyncio
+import itertools
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.responses import Response
 
-from models.base import FinishReason, Logprob, Prompt, PromptLogprobs, SamplingParams, TextModel, Token, UnknownIds
+from models.base import FinishReason, Logprob, Prompt, PromptLogprobs, SamplingParams, Token, UnknownIds
 from models.llm import LLM
+from serving.api.completion_json import ChoiceWriter, write_completion
 from serving.api.completion_schemas import (
     DEFAULT_MAX_TOKENS,
     DONE,
+    MAX_SCORED_TOKENS,
     ChunkChoice,
     Completion,
-    CompletionChoice,
     CompletionChunk,
     CompletionRequest,
     Logprobs,
     OpenAIError,
     Usage,
 )
-from serving.api.generation import raise_problems
 from serving.api.schemas import StreamFinishReason
+from serving.api.served_model import Generation, ServedModel
 from serving.problems import invalid_field
 from serving.settings import settings
 from serving.streaming import EventStream, ServiceStopping, stream_problem
+
+PIECE_TOKENS = 128
+"""How many log-probabilities are encoded at once: about a millisecond's work."""
 
 
 @dataclass
@@ -37,29 +43,37 @@ class _Text:
     index: int
     items: AsyncGenerator[PromptLogprobs | Token]
     prompt_text: str
-    """The prompt that the first piece has to repeat (`echo`); empty afterwards."""
-    offset: int
-    """Offset of the next token that has a log-probability, in characters."""
+    """The prompt, if the text repeats it (`echo`)."""
     finish_reason: FinishReason | None = None
 
-    def piece(self, item: PromptLogprobs | Token) -> ChunkChoice:
-        """Return `item` as the next piece of the text."""
-        text, self.prompt_text = self.prompt_text, ""
-        if isinstance(item, PromptLogprobs):
-            logprobs = self._logprobs(item.logprobs)
-            self.offset = len(text)  # the prompt may end with spaces that belong to no token
-        else:
-            text, self.finish_reason = text + item.text, item.finish_reason
-            logprobs = self._logprobs(item.logprobs)
-        return ChunkChoice(index=self.index, text=text, logprobs=logprobs, finish_reason=self.finish_reason)
+    def __post_init__(self) -> None:
+        self._unsent_prompt = self.prompt_text
+        self._prompt_offset, self._offset = 0, len(self.prompt_text)
+        """Offset of the next token of the prompt and of the next generated token, in characters. Spaces at the end of a prompt may
+        belong to no token."""
 
-    def _logprobs(self, tokens: tuple[Logprob, ...]) -> Logprobs | None:
+    def pieces(self, item: PromptLogprobs | Token) -> Iterator[ChunkChoice]:
+        """Yield `item` as the next pieces of the text, each with the log-probabilities of up to `PIECE_TOKENS` tokens."""
+        text, self._unsent_prompt = self._unsent_prompt, ""
+        if isinstance(item, Token):
+            text += item.text
+        parts = [item.logprobs[start : start + PIECE_TOKENS] for start in range(0, len(item.logprobs), PIECE_TOKENS)] or [()]
+        for number, part in enumerate(parts, start=1):
+            if isinstance(item, Token) and number == len(parts):
+                self.finish_reason = item.finish_reason
+            logprobs = self._logprobs(part, generated=isinstance(item, Token))
+            yield ChunkChoice(index=self.index, text=text, logprobs=logprobs, finish_reason=self.finish_reason)
+            text = ""
+
+    def _logprobs(self, tokens: tuple[Logprob, ...], *, generated: bool) -> Logprobs | None:
         if not tokens:
             return None
-        offsets = []
-        for token in tokens:
-            offsets.append(self.offset)
-            self.offset += token.characters
+        start = self._offset if generated else self._prompt_offset
+        *offsets, end = itertools.accumulate((token.characters for token in tokens), initial=start)
+        if generated:
+            self._offset = end
+        else:
+            self._prompt_offset = end
         return Logprobs(
             tokens=[token.text for token in tokens],
             token_logprobs=[token.logprob for token in tokens],
@@ -71,45 +85,73 @@ class _Text:
 class _CompletionRun:
     """The generation of one completion and its token counts."""
 
-    def __init__(self, model: TextModel, tag: str, request: CompletionRequest) -> None:
-        self._model, self._tag, self._request = model, tag, request
+    def __init__(self, served: ServedModel[Any], request: CompletionRequest) -> None:
+        self._served, self._request = served, request
+        self._generation = Generation(served, "prompt")
         self._id, self._created = f"cmpl-{secrets.token_hex(12)}", int(time.time())
         self._prompt_tokens = self._new_tokens = 0
 
-    async def respond(self) -> Completion | Response:
+    async def respond(self) -> Response:
         """Return the completion, or a stream of its chunks."""
         request = self._request
+        counts = [await self._count_tokens(prompt) for prompt in request.prompts]
+        self._prompt_tokens = sum(counts)
+        self._check_scored_tokens()
         texts: list[_Text] = []
-        for prompt in request.prompts:
-            self._prompt_tokens += await self._count_tokens(prompt)
-            texts += [self._start_text(prompt, len(texts) + n) for n in range(request.n or 1)]
+        for prompt, count in zip(request.prompts, counts, strict=True):
+            texts += [self._start_text(prompt, count, len(texts) + n) for n in range(request.n or 1)]
+        items = self._generation.admitted(_merge(texts))
         if request.stream:
-            return await EventStream.open(_merge(texts), lambda items: self._chunks(texts, items))
-        pieces: list[list[ChunkChoice]] = [[] for _ in texts]
-        async with aclosing(_merge(texts)) as items:
+            return await EventStream.open(items, lambda items: self._chunks(texts, items))
+        choices = [ChoiceWriter(text.index) for text in texts]
+        async with aclosing(items):
             async for text, item in items:
-                pieces[text.index].append(self._piece(text, item))
-        return Completion(
-            id=self._id,
-            object="text_completion",
-            created=self._created,
-            model=request.model,
-            system_fingerprint=self._tag,
-            choices=[_join(text, text_pieces) for text, text_pieces in zip(texts, pieces, strict=True)],
-            usage=self._usage(),
-        )
+                for piece in self._pieces(text, item):
+                    choices[text.index].add(piece)
+                    if piece.logprobs:
+                        await asyncio.sleep(0)
+        completion = Completion(choices=[], usage=self._usage(), **self._fields())
+        return Response(write_completion(completion, choices), media_type="application/json")
+
+    def _fields(self) -> dict[str, Any]:
+        """The fields that a completion and its chunks share."""
+        return {
+            "id": self._id,
+            "object": "text_completion",
+            "created": self._created,
+            "model": self._request.model,
+            "system_fingerprint": self._served.tag,
+        }
 
     async def _count_tokens(self, prompt: Prompt) -> int:
         try:
-            return await asyncio.to_thread(self._model.count, prompt)
+            return await self._served.count(prompt)
         except UnknownIds as error:
             raise invalid_field("prompt", str(error), "unknown_ids") from None
 
-    def _start_text(self, prompt: Prompt, index: int) -> _Text:
+    @property
+    def _max_tokens(self) -> int:
+        return DEFAULT_MAX_TOKENS if self._request.max_tokens is None else self._request.max_tokens
+
+    def _check_scored_tokens(self) -> None:
+        """Raise `Problem` if the response could have too many log-probabilities."""
+        request = self._request
+        if request.logprobs is None:
+            return
+        prompts = self._prompt_tokens if request.echo else 0
+        tokens = (prompts + len(request.prompts) * self._max_tokens) * (request.n or 1)
+        if tokens > MAX_SCORED_TOKENS:
+            message = (
+                f"a response has log-probabilities of up to {MAX_SCORED_TOKENS:,} tokens, and this one could have {tokens:,}: "
+                "send fewer or shorter prompts, or lower n or max_tokens"
+            )
+            raise invalid_field("logprobs", message, "too_many_scored_tokens")
+
+    def _start_text(self, prompt: Prompt, prompt_tokens: int, index: int) -> _Text:
         request = self._request
         seed = secrets.randbits(32) if request.seed is None else request.seed + index
         params = SamplingParams(
-            length=DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens,
+            length=self._max_tokens,
             temperature=1 if request.temperature is None else request.temperature,
             top_p=1 if request.top_p is None else request.top_p,
             seed=seed % 2**32,
@@ -118,24 +160,24 @@ class _CompletionRun:
             final_only=not request.stream,
             logprobs=request.logprobs,
         )
-        prompt_text = self._prompt_text(prompt) if request.echo else ""
         items: AsyncGenerator[PromptLogprobs | Token]
         if request.echo and request.logprobs is not None:
-            items, offset = self._model.stream_with_prompt_logprobs(prompt, params), 0
+            items = self._served.model.stream_with_prompt_logprobs(prompt, params)
         else:
-            items, offset = self._model.stream(prompt, params), len(prompt_text)
-        return _Text(index, raise_problems(items, "prompt", self._tag), prompt_text, offset)
+            items = self._served.model.stream(prompt, params)
+        measured = self._generation.text(items, prompt_tokens, streamed=bool(request.stream))
+        return _Text(index, measured, self._prompt_text(prompt) if request.echo else "")
 
     def _prompt_text(self, prompt: Prompt) -> str:
         if isinstance(prompt, str):
             return prompt
-        assert isinstance(self._model, LLM)  # `_count_tokens` rejects ids for the other models
-        return self._model.decode(prompt)
+        assert isinstance(self._served.model, LLM)  # `_count_tokens` rejects ids for the other models
+        return self._served.model.decode(prompt)
 
-    def _piece(self, text: _Text, item: PromptLogprobs | Token) -> ChunkChoice:
+    def _pieces(self, text: _Text, item: PromptLogprobs | Token) -> Iterator[ChunkChoice]:
         if isinstance(item, Token):
             self._new_tokens += item.count
-        return text.piece(item)
+        return text.pieces(item)
 
     def _usage(self) -> Usage:
         total = self._prompt_tokens + self._new_tokens
@@ -145,12 +187,16 @@ class _CompletionRun:
         """Yield a `CompletionChunk` for each piece, the last one with the usage, and then `DONE`."""
         options = self._request.stream_options
         usage_in_own_chunk = options is not None and options.include_usage
+        unfinished = len(texts)
         try:
             async for text, item in items:
-                piece = self._piece(text, item)
-                finished = all(each.finish_reason for each in texts)
-                if piece.text or piece.logprobs or piece.finish_reason:
-                    yield self._chunk([piece], self._usage() if finished and not usage_in_own_chunk else None)
+                for piece in self._pieces(text, item):
+                    if piece.finish_reason:
+                        unfinished -= 1
+                    if piece.text or piece.logprobs or piece.finish_reason:
+                        yield self._chunk([piece], None if unfinished or usage_in_own_chunk else self._usage())
+                    if piece.logprobs:
+                        await asyncio.sleep(0)
             if usage_in_own_chunk:
                 yield self._chunk([], self._usage())
         except ServiceStopping:
@@ -160,22 +206,13 @@ class _CompletionRun:
         yield DONE
 
     def _chunk(self, choices: list[ChunkChoice], usage: Usage | None, error: OpenAIError | None = None) -> str:
-        chunk = CompletionChunk(
-            id=self._id,
-            object="text_completion",
-            created=self._created,
-            model=self._request.model,
-            system_fingerprint=self._tag,
-            choices=choices,
-            usage=usage,
-            error=error,
-        )
+        chunk = CompletionChunk(choices=choices, usage=usage, error=error, **self._fields())
         return chunk.model_dump_json(exclude=None if error else {"error"})
 
 
-async def create_completion(model: TextModel, tag: str, request: CompletionRequest) -> Completion | Response:
+async def create_completion(served: ServedModel[Any], request: CompletionRequest) -> Response:
     """Complete all prompts of a request concurrently. With a seed, the text at index i uses seed + i."""
-    return await _CompletionRun(model, tag, request).respond()
+    return await _CompletionRun(served, request).respond()
 
 
 async def _merge(texts: list[_Text]) -> AsyncGenerator[tuple[_Text, PromptLogprobs | Token]]:
@@ -203,25 +240,6 @@ async def _merge(texts: list[_Text]) -> AsyncGenerator[tuple[_Text, PromptLogpro
     finally:  # the tasks are not awaited: a stopping service leaves no time for that
         for task in tasks:
             task.cancel()
-
-
-def _join(text: _Text, pieces: list[ChunkChoice]) -> CompletionChoice:
-    """Join all pieces of a text. Log-probabilities of tokens that a stop string cut off are dropped."""
-    joined = "".join(piece.text for piece in pieces)
-    parts = [piece.logprobs for piece in pieces if piece.logprobs]
-    logprobs = None
-    if parts:
-        offsets = [offset for part in parts for offset in part.text_offset]
-        end_of_last_token = text.offset  # beyond the joined text if a stop string cut tokens off
-        kept = len(offsets) if end_of_last_token <= len(joined) else sum(offset < len(joined) for offset in offsets)
-        logprobs = Logprobs(
-            tokens=[token for part in parts for token in part.tokens][:kept],
-            token_logprobs=[logprob for part in parts for logprob in part.token_logprobs][:kept],
-            top_logprobs=[top for part in parts for top in part.top_logprobs][:kept],
-            text_offset=offsets[:kept],
-        )
-    assert text.finish_reason
-    return CompletionChoice(index=text.index, text=joined, logprobs=logprobs, finish_reason=text.finish_reason)
 
 
 def _interrupted(texts: list[_Text], reason: StreamFinishReason) -> list[ChunkChoice]:

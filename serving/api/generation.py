@@ -1,83 +1,73 @@
 """Generation with any of the models, as a whole text or as a stream."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, contextmanager
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
 
 from starlette.responses import Response
 
-from models.base import PromptTooLong, SamplingParams, TextModel, Token, UnknownIds
-from models.engines import EngineStopped
-from models.llm import LLM
+from models.base import SamplingParams, TextModel, Token
+from models.llm import LLM, question_prompt
 from serving.api.schemas import AnswerResponse, GenerateEvent, GenerateResponse, sampling_params
-from serving.problems import Problem, invalid_field
+from serving.api.served_model import Generation, ServedModel
 from serving.streaming import EventStream, ServiceStopping, stream_problem
 
-T = TypeVar("T")
 
-
-async def continue_text(model: TextModel, tag: str, start_word: str, stream: bool, **sampling: Any) -> GenerateResponse | Response:
-    """Continue a prompt. `sampling` holds the other fields of `GenerateRequest`; `tag` names the model in the response."""
+async def continue_text(served: ServedModel[TextModel], start_word: str, stream: bool, **sampling: Any) -> GenerateResponse | Response:
+    """Continue a prompt. `sampling` holds the other fields of `GenerateRequest`."""
     params = sampling_params(**sampling, stream=stream)
-    tokens = raise_problems(model.stream(start_word, params), "start_word", tag)
-    return await _respond(tokens, tag, start_word, params, stream)
+    return await _respond(served, start_word, served.model.stream(start_word, params), "start_word", start_word, params, stream)
 
 
 async def continue_or_answer(
-    model: LLM, tag: str, start_word: str, context: str | None, stream: bool, **sampling: Any
+    served: ServedModel[LLM], start_word: str, context: str | None, stream: bool, **sampling: Any
 ) -> GenerateResponse | Response:
     """Answer a prompt that ends in a question mark, using the question-answering template; continue any other, after `context` if given."""
     is_question = start_word.rstrip().endswith("?")
     params = sampling_params(**sampling, stream=stream, greedy_by_default=is_question)
     if is_question:
-        tokens = model.ask(start_word, context, params)
+        prompt = question_prompt(start_word, context, served.model.prompt_order)
+        tokens = served.model.ask(start_word, context, params)
     else:
-        tokens = model.stream(f"{context}\n{start_word}" if context else start_word, params)
-    tokens = raise_problems(tokens, "context" if context else "start_word", tag)
-    return await _respond(tokens, tag, start_word, params, stream)
+        prompt = f"{context}\n{start_word}" if context else start_word
+        tokens = served.model.stream(prompt, params)
+    return await _respond(served, prompt, tokens, "context" if context else "start_word", start_word, params, stream)
 
 
-async def answer_question(model: LLM, tag: str, question: str, context: str, length: int) -> AnswerResponse:
+async def answer_question(served: ServedModel[LLM], question: str, context: str, length: int) -> AnswerResponse:
     """Answer a question from a passage, in up to `length` tokens."""
-    with _problems("context", tag):
-        answer = await model.answer(question, context, length)
-    return AnswerResponse(answer=answer.answer, score=answer.score, start=answer.start, end=answer.end, model=tag)
-
-
-async def raise_problems(items: AsyncGenerator[T], prompt_field: str, tag: str) -> AsyncGenerator[T]:
-    """Yield the `items` of a model's stream, and raise the model's errors as `Problem`: 503 if the engine has stopped; 422, naming
-    `prompt_field`, if the prompt is too long or contains unknown ids.
-    """
-    with _problems(prompt_field, tag):
-        async with aclosing(items):
-            async for item in items:
-                yield item
-
-
-@contextmanager
-def _problems(prompt_field: str, tag: str) -> Iterator[None]:
-    try:
-        yield
-    except PromptTooLong as error:
-        raise invalid_field(prompt_field, str(error), "context_length_exceeded") from None
-    except UnknownIds as error:
-        raise invalid_field(prompt_field, str(error), "unknown_ids") from None
-    except EngineStopped as error:
-        raise Problem(503, f"{tag} is unavailable: {error}") from error
+    generation = Generation(served, "context")
+    prompt = question_prompt(question, context, served.model.prompt_order)
+    text = generation.measure(await served.count(prompt), streamed=False)
+    async with generation.slot():
+        with generation.problems(), text:
+            answer = await served.model.answer(question, context, length)
+            ended = int(answer.ended)  # the end-of-text token is one of the tokens
+            text.see(Token(answer.answer, finish_reason="stop" if ended else "length", count=await served.count(answer.answer) + ended))
+    served.metrics.count_answer(answer.score, is_span=answer.start is not None)
+    return AnswerResponse(answer=answer.answer, score=answer.score, start=answer.start, end=answer.end, model=served.tag)
 
 
 async def _respond(
-    tokens: AsyncGenerator[Token], tag: str, start_word: str, params: SamplingParams, stream: bool
+    served: ServedModel[Any],
+    prompt: str,
+    tokens: AsyncGenerator[Token],
+    prompt_field: str,
+    start_word: str,
+    params: SamplingParams,
+    stream: bool,
 ) -> GenerateResponse | Response:
+    """Generate `tokens` once they are admitted. `prompt` is what the model reads; errors about it name `prompt_field`."""
+    generation = Generation(served, prompt_field)
+    tokens = generation.admitted(generation.text(tokens, await served.count(prompt), streamed=stream))
     if stream:
-        return await EventStream.open(tokens, lambda tokens: _events(tokens, seed=params.seed, model=tag))
+        return await EventStream.open(tokens, lambda tokens: _events(tokens, seed=params.seed, model=served.tag))
     generated = [token async for token in tokens]
     return GenerateResponse(
         generated_text=start_word + "".join(token.text for token in generated),
         finish_reason=generated[-1].finish_reason,
         new_tokens=sum(token.count for token in generated),
         seed=params.seed,
-        model=tag,
+        model=served.tag,
     )
 
 

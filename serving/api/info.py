@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from typing_extensions import TypeAliasType
 
 from serving import __version__
-from serving.api.completion_schemas import Model, ModelList, ModelName, unknown_model
+from serving.api.completion_schemas import MAX_SCORED_TOKENS, Model, ModelList, ModelName, unknown_model
 from serving.api.schemas import AnswerRequest, GenerateRequest
 from serving.settings import Settings
 
@@ -47,7 +47,9 @@ class Limits(BaseModel):
     context_tokens: int = Field(description="The LLM's context length: tokens of the prompt and of the new text together.")
     answer_tokens: int = Field(description="Tokens in an answer of `/answer_question`.")
     body_bytes: int = Field(description="Bytes of a request body; a larger one is rejected with 413.")
-    texts: int = Field(description="Texts generated at once; a request that would exceed this is rejected with 429.")
+    texts: int = Field(description="Texts that each model generates at once; those of further requests wait.")
+    waiting_texts: int = Field(description="Texts that wait for each model; a request that would exceed this is rejected with 429.")
+    scored_tokens: int = Field(description="Tokens with log-probabilities in one response of `/v1/completions`.")
     timeout_seconds: int = Field(description="Seconds until a request fails with 504.")
 
 
@@ -76,6 +78,8 @@ def describe(stored: Mapping[ModelName, StoredModel], context_length: int, setti
         answer_tokens=settings.answer_length,
         body_bytes=settings.max_body_bytes,
         texts=settings.max_texts,
+        waiting_texts=settings.max_waiting,
+        scored_tokens=MAX_SCORED_TOKENS,
         timeout_seconds=settings.timeout_seconds,
     )
     llm_metadata: dict[str, Any] = dict(stored["llm"].info.metadata)
@@ -91,9 +95,9 @@ def list_models(stored: Mapping[ModelName, StoredModel]) -> ModelList:
     return ModelList(object="list", data=models)
 
 
-def find_model(stored: Mapping[ModelName, StoredModel], name: str) -> Model:
+def find_model(models: ModelList, name: str) -> Model:
     """Return the response of `GET /v1/models/{name}`. Raises `Problem` (404)."""
-    for model in list_models(stored).data:
+    for model in models.data:
         if model.id == name:
             return model
     raise unknown_model(name)

@@ -10,7 +10,6 @@ from starlette.requests import ClientDisconnect, Request
 from typing_extensions import TypeAliasType
 
 from models.base import FinishReason, SamplingParams
-from serving.admission import ADMISSION
 from serving.problems import Problem, ProblemDetails, invalid_body
 from serving.settings import settings
 
@@ -33,7 +32,7 @@ class RequestBody(bentoml.IODescriptor):
 
     @classmethod
     async def from_http_request(cls, request: Request, serde: Any) -> Self:  # noqa: ARG003
-        """Read and validate the body, and admit the request. Raises `Problem`.
+        """Read and validate the body. Raises `Problem`.
 
         BentoML's own method has no size limit and logs a traceback for every invalid body.
         """
@@ -52,18 +51,12 @@ class RequestBody(bentoml.IODescriptor):
             request_body: Self = cls.model_validate_json(bytes(body))
         except ValidationError as error:
             raise cls.problem(error) from None
-        ADMISSION.take(request_body.texts)
         return request_body
 
     @classmethod
     def problem(cls, error: ValidationError) -> Problem:
         """Return the problem for an invalid body."""
         return invalid_body(error)
-
-    @property
-    def texts(self) -> int:
-        """The number of texts to generate."""
-        return 1
 
 
 class GenerateRequest(RequestBody):

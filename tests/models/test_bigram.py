@@ -133,6 +133,27 @@ def test_logprobs_of_a_text_equal_those_of_its_rows() -> None:
     np.testing.assert_allclose(model.logprobs(ids), expected)
 
 
+@given(st.lists(st.text(alphabet="abcde .", min_size=5, max_size=60), min_size=1, max_size=5), st.integers(0, 5), st.integers(2, 30))
+def test_the_entry_of_a_word_is_that_of_the_whole_distribution(texts: list[str], top: int, size: int) -> None:
+    assume(texts_have_words(texts))
+    model = Bigram.fit(texts, vocabulary_size=size)
+    for previous, word in itertools.product(range(len(model.vocabulary)), [*model.vocabulary.words, " unseen"]):
+        found = model._logprob(previous, word, top)
+        with np.errstate(divide="ignore"):
+            expected = model.vocabulary.logprob(word, np.log(model.probabilities(previous)), model.spelling, top)
+        assert (found.text, found.characters) == (expected.text, expected.characters)
+        assert found.logprob == pytest.approx(expected.logprob)
+        # Among equally probable words, any may be named.
+        assert [value for _, value in found.top] == pytest.approx([value for _, value in expected.top])
+
+
+def test_a_whole_text_is_that_of_the_stream() -> None:
+    model = Bigram.fit(CORPUS)
+    for length, prompt in itertools.product((0, 1, 70), ("the", "the ", "")):
+        streamed, whole = (text_of(model, prompt, SamplingParams(length, final_only=final_only)) for final_only in (False, True))
+        assert streamed == whole
+
+
 def test_greedy_follows_the_most_frequent_pair() -> None:
     assert text_of(Bigram.fit(["a b a b a b a c"]), "a", SamplingParams(3, temperature=0)) == " b a b"
 

@@ -1,10 +1,12 @@
+import contextlib
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from models.base import SamplingParams
-from models.sampling import log_softmax, sample
+from models.sampling import REJECTION_TOP_P, candidates, log_softmax, sample, sample_from_weights
 
 LOGPROBS = log_softmax(np.array([1.0, 3.0, 2.0, -np.inf, 0.0]))
 
@@ -61,3 +63,76 @@ def test_tokens_with_probability_zero_are_never_sampled(
 
 def test_log_softmax_sums_to_one() -> None:
     assert np.exp(LOGPROBS).sum() == pytest.approx(1)
+
+
+class EvenlySpaced:
+    """A generator whose draw is the middle of one of `count` equal parts of [0, 1); a second draw raises Rejected."""
+
+    def __init__(self, part: int, count: int) -> None:
+        self.draws = [(part + 0.5) / count]
+
+    def random(self) -> float:
+        if not self.draws:
+            raise Rejected
+        return self.draws.pop()
+
+
+class Rejected(Exception):
+    pass
+
+
+@given(
+    st.lists(st.integers(-8, 2), min_size=2, max_size=40),  # integers, so that many are equal
+    st.floats(0.5, 2),
+    st.one_of(st.just(1.0), st.floats(REJECTION_TOP_P, 1)),
+    st.integers(1, 7),
+)
+def test_accepted_draws_have_the_probabilities_of_the_nucleus(logits: list[int], temperature: float, top_p: float, size: int) -> None:
+    logprobs = log_softmax(np.array(logits))
+    weights = np.exp((logprobs - logprobs.max()) / temperature)
+    padded = np.concatenate([weights, np.zeros(-len(weights) % size)])
+    sums, params, parts = padded.reshape(-1, size).sum(axis=1), SamplingParams(temperature=temperature, top_p=top_p), 2000
+    found = np.zeros(len(padded))
+    for part in range(parts):
+        with contextlib.suppress(Rejected):
+            found[sample_from_weights(padded, sums, params, EvenlySpaced(part, parts))] += 1  # type: ignore[arg-type]
+    kept = candidates(weights, 0, top_p)
+    expected = np.zeros(len(padded))
+    expected[kept] = weights[kept] / weights.sum() * parts
+    # Each token owns two intervals of [0, 1) at most: that of its group, cut by that of the token.
+    np.testing.assert_allclose(found, expected, atol=2)
+    # A nucleus that ends within rounding of `top_p` may have one token more or less.
+    assert abs(np.count_nonzero(found[kept]) - np.count_nonzero(found)) <= 1
+
+
+@given(
+    st.lists(st.floats(-20, 0), min_size=1, max_size=40),
+    st.one_of(
+        st.builds(SamplingParams, temperature=st.just(0.0)),
+        st.builds(SamplingParams, temperature=st.just(0.7), top_k=st.integers(1, 50), top_p=st.floats(0.01, 1)),
+        st.builds(SamplingParams, temperature=st.just(0.7), top_p=st.floats(0.01, REJECTION_TOP_P - 0.01)),
+    ),
+)
+def test_small_nuclei_are_sorted(logits: list[float], params: SamplingParams) -> None:
+    logprobs = log_softmax(np.array(logits))
+    weights = np.exp((logprobs - logprobs.max()) / (params.temperature or 1))
+    drawn = sample_from_weights(weights, weights, params, np.random.default_rng(1))
+    assert drawn == sample(logprobs, params, np.random.default_rng(1))
+
+
+def test_after_many_rejections_the_nucleus_is_sorted() -> None:
+    class LastToken:
+        def random(self) -> float:
+            return 0.999
+
+    weights = np.array([8.0, 1.0, 0.5, 0.5])
+    assert sample_from_weights(weights, weights, SamplingParams(temperature=1, top_p=0.85), LastToken()) == 1  # type: ignore[arg-type]
+
+
+def test_weights_of_zero_are_never_drawn_whatever_is_rounded() -> None:
+    class One:
+        def random(self) -> float:
+            return 1.0  # more than a generator returns
+
+    weights = np.array([0.0, 0.25, 0.75, 0.0, 0.0, 0.0])
+    assert sample_from_weights(weights, weights.reshape(3, 2).sum(axis=1), SamplingParams(temperature=1, top_p=1), One()) == 2  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.words import BOUNDARY, UNKNOWN, Vocabulary, detokenize, tokenize
+from models.words import BOUNDARY, UNKNOWN, Vocabulary, detokenize, iterate_tokens, last_token, tokenize
 
 
 @given(st.text())
@@ -41,3 +41,9 @@ def test_saving_and_loading_preserves_the_vocabulary(tmp_path: Path) -> None:
 def test_an_empty_corpus_is_rejected() -> None:
     with pytest.raises(ValueError, match="corpus is empty"):
         Vocabulary.count([[]], size=10)
+
+
+@given(st.text(alphabet="aé’'_1. ,\n\t¶") | st.text())
+def test_the_tokens_of_a_long_text_can_be_read_one_by_one_or_from_its_end(text: str) -> None:
+    assert list(iterate_tokens(text)) == tokenize(text)
+    assert last_token(text) == tokenize(text)[-1:]

@@ -14,7 +14,7 @@ from typing import Any
 
 from models.bigram import Bigram
 from models.llm import LLM
-from models.rnn import LSTM
+from models.rnn import RNN
 from service import Trigen
 
 __all__ = ["Trigen"]
@@ -63,7 +63,7 @@ def hold(stream: Callable[..., AsyncGenerator[Any]]) -> Callable[..., AsyncGener
     return held
 
 
-for model in (Bigram, LSTM, LLM):
+for model in (Bigram, RNN, LLM):
     for name in ("stream", "stream_with_prompt_logprobs", "ask"):
         if hasattr(model, name):
             setattr(model, name, hold(getattr(model, name)))

@@ -95,11 +95,13 @@ def test_a_request_stops_generating_when_its_client_leaves(strict: HeldServer) -
 
 def test_a_slow_request_gets_504_and_makes_room_for_others(hurried: HeldServer) -> None:
     full = {"model": "rnn", "prompt": ["The"] * 15, "max_tokens": 1024}
-    with hurried.texts_held(), ThreadPoolExecutor(2) as pool:
+    with hurried.texts_held(), ThreadPoolExecutor(3) as pool:
         native = pool.submit(post, hurried, "/generate_with_rnn", {"start_word": "The", "length": 512})
         openai = pool.submit(post, hurried, "/v1/completions", full)
+        waiting = pool.submit(post, hurried, "/v1/completions", full | {"prompt": ["The"] * 16})  # waits for one of the others
         check_problem(native.result(), 504)
         check_error(openai.result(), 504, code="timeout")
+        check_error(waiting.result(), 504, code="timeout")
         wait_until(hurried.all_closed, "the texts of both requests are closed")
     response = post(hurried, "/v1/completions", full | {"max_tokens": 1})
     assert response.status_code != 429, response.text
@@ -155,19 +157,28 @@ def test_a_request_without_the_key_is_refused(strict: Server) -> None:
     assert get(f"{strict.url}/livez").status_code == get(f"{strict.url}/readyz").status_code == 200
 
 
-def test_texts_beyond_the_limit_are_refused_with_429_and_retry_after(strict: HeldServer) -> None:
-    full = {"model": "rnn", "prompt": ["The"] * 16, "max_tokens": 3}
-    with ThreadPoolExecutor(1) as pool:
+def test_texts_beyond_the_limit_wait_and_those_beyond_the_queue_are_refused(strict: HeldServer) -> None:
+    full = {"model": "rnn", "prompt": ["The"] * 16, "max_tokens": 3, "seed": 1}
+    with ThreadPoolExecutor(3) as pool:
         with strict.texts_held():
             running = pool.submit(post, strict, "/v1/completions", full, key=KEY)
             strict.wait_for("started", 16)
-            refused = post(strict, "/generate_text", GENERATE_BODY, key=KEY)
-            check_problem(refused, 429)
-            assert int(refused.headers["retry-after"]) >= 1
-            check_error(post(strict, "/v1/completions", {"model": "llm", "prompt": "The"}, key=KEY), 429, code="too_many_requests")
+            waiting = pool.submit(post, strict, "/v1/completions", full, key=KEY)
+            wait_until(lambda: 'vllm:num_requests_waiting{model_name="rnn"} 16.0' in get(f"{strict.url}/metrics").text, "16 texts wait")
+            for stream in (False, True):
+                refused = post(strict, "/generate_with_rnn", GENERATE_BODY | {"stream": stream}, key=KEY)
+                check_problem(refused, 429)
+                assert 1 <= int(refused.headers["retry-after"]) <= 60
+                error = post(strict, "/v1/completions", full | {"prompt": "The", "stream": stream}, key=KEY)
+                check_error(error, 429, code="too_many_requests")
+            assert strict.events.read_text().split() == ["started"] * 16
             assert get(f"{strict.url}/livez").status_code == 200
-        assert running.result().status_code == 200
-    assert post(strict, "/generate_text", GENERATE_BODY, key=KEY).status_code == 200
+            other_model = pool.submit(post, strict, "/generate_text", GENERATE_BODY, key=KEY)
+            strict.wait_for("started", 17)  # the other models are not concerned
+        texts = [[choice["text"] for choice in response.result().json()["choices"]] for response in (running, waiting)]
+        assert texts[0] == texts[1]
+        assert other_model.result().status_code == 200
+    assert post(strict, "/generate_with_rnn", GENERATE_BODY, key=KEY).status_code == 200
 
 
 def test_a_request_of_more_texts_than_the_limit_is_answered_when_no_other_runs(strict: Server) -> None:

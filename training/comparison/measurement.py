@@ -10,13 +10,14 @@ import asyncio
 import statistics
 import tempfile
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from models.base import SamplingParams, TextModel
 from models.bigram import Bigram
-from models.rnn import LSTM
+from models.rnn import LSTM, RNN
 from models.words import tokenize
 from training.config import Config
 from training.data.selection import contexts, draw
@@ -63,7 +64,10 @@ def compare(config: Config, splits: Splits, metrics: dict[str, dict[str, Any]]) 
         models["unigram"] = _measure_words(bigram.unigram(), texts, None, None, seed)
         models["bigram"] = _measure_words(bigram, texts, output / "bigram", metrics["bigram"]["seconds"], seed)
     if "rnn" in metrics:
-        models["rnn"] = _measure_words(LSTM.load(output / "rnn"), texts, output / "rnn", metrics["rnn"]["seconds"], seed)
+        weights, artifact = LSTM.load(output / "rnn"), output / "rnn"
+        with closing(RNN.load(artifact)) as rnn:
+            lstm_metrics = word_model_metrics(weights, texts)
+            models["rnn"] = _measure(rnn, lstm_metrics, artifact, weights.parameters, metrics["rnn"]["seconds"], seed)
     if base:
         (model, tokenizer), llm = base, metrics["llm"]  # the fine-tuning has measured the bits per byte of both models
         with tempfile.TemporaryDirectory() as scratch:
@@ -83,7 +87,7 @@ def compare(config: Config, splits: Splits, metrics: dict[str, dict[str, Any]]) 
     }
 
 
-def _measure_words(model: Bigram | LSTM, texts: list[str], artifact: Path | None, seconds: float | None, seed: int) -> Measurement:
+def _measure_words(model: Bigram, texts: list[str], artifact: Path | None, seconds: float | None, seed: int) -> Measurement:
     return _measure(model, word_model_metrics(model, texts), artifact, model.parameters, seconds, seed)
 
 

@@ -1,0 +1,20 @@
+"""Registering models survives `kill -9` and a full disk: all three or none, and the store stays whole."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import run
+
+
+@pytest.mark.parametrize("fault", ["kill", "full", "kill-while-writing", "full-while-writing"])
+def test_a_fault_at_any_file_operation_leaves_the_store_whole(tmp_path: Path, fault: str) -> None:
+    done = run(["-m", "tests.models.store.interrupted_registration", fault, str(tmp_path)], tmp_path)
+    assert done.returncode == 0, done.stderr
+    outcomes = json.loads(done.stdout)
+    interrupted = {"kill": {"killed: old", "killed: new"}, "full": {"failed: old"}}.get(fault)
+    if interrupted:
+        assert set(outcomes) - {"recovery killed", "recovery done"} == interrupted | {"done: new"}
+    if fault == "kill":
+        assert outcomes["recovery killed"] > outcomes["recovery done"] >= 6  # three models, three `latest`
