@@ -107,7 +107,7 @@ def test_prompts_are_logged_in_one_escaped_line_if_asked(deployment: Deployment)
 def test_sigterm_fails_readiness_first_and_ends_with_status_0(deployment: Deployment) -> None:
     server = deployment.server
     (worker,) = (process for process in psutil.Process(server.pid).children() if "_bentoml_impl.worker.service" in process.cmdline())
-    with server.texts_held(), ThreadPoolExecutor(2) as pool:
+    with server.texts_held(after=0), ThreadPoolExecutor(2) as pool:
         native = pool.submit(generate, deployment, "first")
         body = {"model": "rnn", "prompt": "The"}
         headers = {"authorization": "Bearer first"}
