@@ -95,7 +95,7 @@ def test_a_request_stops_generating_when_its_client_leaves(strict: HeldServer) -
 
 def test_a_slow_request_gets_504_and_makes_room_for_others(hurried: HeldServer) -> None:
     full = {"model": "rnn", "prompt": ["The"] * 15, "max_tokens": 1024}
-    with hurried.texts_held(), ThreadPoolExecutor(3) as pool:
+    with hurried.texts_held(after=0), ThreadPoolExecutor(3) as pool:
         native = pool.submit(post, hurried, "/generate_with_rnn", {"start_word": "The", "length": 512})
         openai = pool.submit(post, hurried, "/v1/completions", full)
         waiting = pool.submit(post, hurried, "/v1/completions", full | {"prompt": ["The"] * 16})  # waits for one of the others
@@ -159,8 +159,9 @@ def test_a_request_without_the_key_is_refused(strict: Server) -> None:
 
 def test_texts_beyond_the_limit_wait_and_those_beyond_the_queue_are_refused(strict: HeldServer) -> None:
     full = {"model": "rnn", "prompt": ["The"] * 16, "max_tokens": 3, "seed": 1}
+    metrics, key = f"{strict.url}/metrics", {"authorization": f"Bearer {KEY}"}
     with ThreadPoolExecutor(3) as pool:
-        with strict.texts_held():
+        with strict.texts_held(after=0):
             running = pool.submit(post, strict, "/v1/completions", full, key=KEY)
             strict.wait_for("started", 16)
             waiting = pool.submit(post, strict, "/v1/completions", full, key=KEY)
