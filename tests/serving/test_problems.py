@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.client import CONTEXT, GENERATE_BODY, GENERATE_ROUTES, check_error, check_problem, get, post
+from tests.client import CONTEXT, GENERATE_BODY, GENERATE_ROUTES, check_error, check_problem, get, post, waiting_texts
 from tests.conftest import HANG_SECONDS, KEY, HeldServer, Server, wait_until
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
@@ -159,13 +159,12 @@ def test_a_request_without_the_key_is_refused(strict: Server) -> None:
 
 def test_texts_beyond_the_limit_wait_and_those_beyond_the_queue_are_refused(strict: HeldServer) -> None:
     full = {"model": "rnn", "prompt": ["The"] * 16, "max_tokens": 3, "seed": 1}
-    metrics, key = f"{strict.url}/metrics", {"authorization": f"Bearer {KEY}"}
     with ThreadPoolExecutor(3) as pool:
         with strict.texts_held(after=0):
             running = pool.submit(post, strict, "/v1/completions", full, key=KEY)
             strict.wait_for("started", 16)
             waiting = pool.submit(post, strict, "/v1/completions", full, key=KEY)
-            wait_until(lambda: 'vllm:num_requests_waiting{model_name="rnn"} 16.0' in scrape(strict), "16 texts wait")
+            wait_until(lambda: waiting_texts(strict, "rnn") == 16, "16 texts wait")
             for stream in (False, True):
                 refused = post(strict, "/generate_with_rnn", GENERATE_BODY | {"stream": stream}, key=KEY)
                 check_problem(refused, 429)
@@ -180,12 +179,6 @@ def test_texts_beyond_the_limit_wait_and_those_beyond_the_queue_are_refused(stri
         assert texts[0] == texts[1]
         assert other_model.result().status_code == 200
     assert post(strict, "/generate_with_rnn", GENERATE_BODY, key=KEY).status_code == 200
-
-
-def scrape(server: Server) -> str:
-    response = get(f"{server.url}/metrics", headers={"authorization": f"Bearer {KEY}"})
-    assert response.status_code == 200
-    return response.text
 
 
 def test_a_request_of_more_texts_than_the_limit_is_answered_when_no_other_runs(strict: Server) -> None:
