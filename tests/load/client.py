@@ -58,9 +58,7 @@ class Load:
     async def send(self, request: LoadRequest) -> None:
         """Send a request and check its answer."""
         started = time.monotonic()
-        headers = {"X-Request-ID": f"load-{started}"}
-        if request.timeout:
-            headers["X-Request-Timeout"] = str(request.timeout)
+        headers = {"X-Request-Timeout": str(request.timeout)} if request.timeout else {}
         error: str | None = None
         status = LOST
         try:
@@ -68,8 +66,6 @@ class Load:
                 response, body = await self._receive(request, headers)
             seconds = time.monotonic() - started
             status = response.status
-            if response.headers["X-Request-ID"] != headers["X-Request-ID"]:
-                raise WrongAnswer(f"the answer to the request {response.headers['X-Request-ID']}")
             answer = read_answer(request, status, body)
             status = answer.status
             if status == 200:

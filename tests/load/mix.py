@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[2]
-PASSAGES = sorted({json.loads(line)["context"] for line in (PROJECT / "data/quickstart/train.jsonl").open()})
+PASSAGES = sorted({json.loads(line)["context"] for line in (PROJECT / "data/quickstart/train.jsonl").read_text().splitlines()})
 VARIANTS = 8
 """The number of different requests of each kind."""
 TIMEOUT_SECONDS = 60
