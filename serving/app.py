@@ -36,6 +36,7 @@ from serving.edge.metrics_port import metrics_port
 from serving.middleware import ContractMiddleware
 from serving.observability.http_metrics import HTTPMetricsMiddleware
 from serving.observability.logs import configure_logs
+from serving.observability.registry import configure_metrics
 from serving.openapi import Document, document
 from serving.problems import Problem
 from serving.settings import settings
@@ -185,6 +186,7 @@ class TrigenService(bentoml.Service):
         """See `bentoml.Service`."""
         self.inject_config()
         configure_logs()
+        configure_metrics(self.name)
         sys.setswitchinterval(SWITCH_SECONDS)
         escape_log_lines()
         protocol.install()
