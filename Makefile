@@ -26,7 +26,7 @@ SOURCES := train.py service.py models training serving benchmarks tests examples
 export BENTOML_DO_NOT_TRACK ?= True
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train test test-slow bench-train bench-baselines bench-serve report lint types lock image format openapi client client-python \
+.PHONY: help serve train test test-slow test-faults bench-train bench-baselines bench-serve report lint types lock image format openapi client client-python \
 	client-typescript
 
 help: ## list these commands
@@ -44,6 +44,10 @@ test: $(INSTALLED_DEV) lint types client-python ## run ruff, mypy and the tests
 
 test-slow: $(INSTALLED_DEV) $(CONTRACT) client-python ## run the tests that need minutes, real weights or a container engine; BASE_IMAGE= as for image
 	BASE_IMAGE=$(BASE_IMAGE) $(BIN)/pytest -q -m slow
+
+test-faults: $(INSTALLED_DEV) ## inject faults into the running service, five minutes; writes the table in docs/reliability.md
+	$(BIN)/pytest -q -m '' $$($(BIN)/python -m tests.faults.table --tests)
+	$(BIN)/python -m tests.faults.table
 
 bench-train: $(INSTALLED_BENCH) ## compare the fine-tuning with TRL and a plain loop, 10 minutes; BENCH="…" adds flags
 	$(BIN)/python -m benchmarks.train $(BENCH)

@@ -1,17 +1,18 @@
 """The server that the faults hit, its processes, and the record of what a fault costs."""
 
-import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from glob import glob
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.conftest import PROJECT, Server, Trained, serve, wait_until
+from tests.conftest import Server, Trained, serve, wait_until
+from tests.faults.table import write_record
 from tests.faults.traffic import Traffic
 
-RECORDS = PROJECT / "runs/faults"
 LLM, LSTM, WORKER = "models.engines.openvino_process", "models.engines.lstm_process", "_bentoml_impl.worker.service"
 """The modules of the service's processes."""
 HANG_AFTER = 2
@@ -19,27 +20,21 @@ HANG_AFTER = 2
 Record = Callable[..., None]
 
 
-def record_name(test_id: str) -> str:
-    """Return the name of the file with the measurements of a test."""
-    return test_id.rpartition("::")[2].replace("[", "-").removesuffix("]") + ".json"
-
-
 @pytest.fixture
 def record(request: pytest.FixtureRequest) -> Record:
     """Write what the clients have seen, for the table in `docs/reliability.md`."""
 
-    def write(seen: Traffic, *, gap: float | None = None, **more: object) -> None:
-        """`gap`, in seconds, replaces the longest gap of any model."""
+    def write(seen: Traffic, model: str | None = None) -> None:
+        """Write the gap of `model`, which the fault hits, and the longest gap of the others; without it, the longest gap of all."""
         gaps = seen.gaps()
-        written = {
-            "gap": max(gaps.values()) if gap is None else gap,
-            "gaps": gaps,
-            "lost": Counter(result.name for result in seen.lost()),
-            "requests": Counter(result.name for result in seen.results),
-            "details": sorted({result.detail for result in seen.lost()})[:20],
-        }
-        RECORDS.mkdir(parents=True, exist_ok=True)
-        (RECORDS / record_name(request.node.nodeid)).write_text(json.dumps(written | more, indent=2) + "\n")
+        write_record(
+            request.node.nodeid,
+            gap=gaps.pop(model) if model else max(gaps.values()),
+            others=max(gaps.values()) if model else None,
+            lost=Counter(result.name for result in seen.lost()),
+            requests=len(seen.results),
+            details=Counter(result.detail for result in seen.lost()),
+        )
 
     return write
 
@@ -71,3 +66,17 @@ def only(server: Server, module: str) -> psutil.Process:
 def wait_for_new(server: Server, module: str, old: psutil.Process) -> None:
     """Wait until `module` runs in one process, and not in `old`."""
     wait_until(lambda: [process != old for process in processes(server, module)] == [True], f"{module} runs in a new process")
+
+
+@pytest.fixture
+def faketime() -> Path:
+    """The library that sets the clock of a process while it runs: https://github.com/wolfcw/libfaketime."""
+    places = [
+        os.environ.get("LIBFAKETIME", ""),
+        *glob("/usr/lib/*/faketime/libfaketimeMT.so.1"),
+        *glob("/usr/lib/faketime/libfaketimeMT.so.1"),
+    ]
+    library = next(filter(os.path.exists, places), None)
+    if library is None:
+        pytest.skip("libfaketime is not installed: install the package faketime, or set LIBFAKETIME to its libfaketimeMT.so.1")
+    return Path(library)

@@ -1,5 +1,6 @@
 """Clients that call a server without pause while a test injects a fault, and what they lose."""
 
+import itertools
 import threading
 import time
 from collections import defaultdict
@@ -102,7 +103,7 @@ class Traffic:
         for result in sorted(self.results, key=lambda result: result.end):
             if result.end > self.fault and result.outcome == "answered":
                 moments[result.name.partition(",")[0]].append(result.end)
-        return {model: max(b - a for a, b in zip(ends, ends[1:], strict=False)) for model, ends in moments.items()}
+        return {model: max(b - a for a, b in itertools.pairwise(ends)) for model, ends in moments.items()}
 
     def _run(self, call: Call) -> None:
         expected = None
@@ -130,7 +131,8 @@ def _send(client: httpx.Client, server: Server, call: Call) -> str:
     body = {"start_word": "The", "length": call.length, "seed": 7, "stream": call.streamed}
     with client.stream("POST", f"{server.url}{call.route}", json=body) as response:
         if response.status_code != 200:
-            raise _Refused(f"{response.status_code}: {response.read().decode()}")
+            response.read()
+            raise _Refused(f"{response.status_code}: {response.json()['detail']}")
         if not call.streamed:
             response.read()
             whole: dict[str, Any] = response.json()
@@ -138,7 +140,7 @@ def _send(client: httpx.Client, server: Server, call: Call) -> str:
         events = [read_event(line) for line in response.iter_lines() if line.startswith("data: ")]
     last = events[-1] if events else {}
     if last.get("finish_reason") in ("error", "cancelled"):
-        raise _Refused(str(last))
+        raise _Refused(f"{last['finish_reason']}: {last['problem']['detail'] if last.get('problem') else ''}")
     if not last.get("finish_reason"):
         raise httpx.ReadError("the stream ended without its last event")
     return "".join(event["text"] for event in events)
