@@ -26,7 +26,7 @@ SOURCES := train.py service.py models training serving benchmarks tests examples
 export BENTOML_DO_NOT_TRACK ?= True
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train test test-slow test-faults bench-train bench-baselines bench-serve report lint types lock image format openapi client client-python \
+.PHONY: help serve train test test-slow test-load test-faults bench-train bench-baselines bench-serve report lint types lock image format openapi client client-python \
 	client-typescript
 
 help: ## list these commands
@@ -44,6 +44,9 @@ test: $(INSTALLED_DEV) lint types client-python ## run ruff, mypy and the tests
 
 test-slow: $(INSTALLED_DEV) $(CONTRACT) client-python ## run the tests that need minutes, real weights or a container engine; BASE_IMAGE= as for image
 	BASE_IMAGE=$(BASE_IMAGE) $(BIN)/pytest -q -m slow
+
+test-load: $(INSTALLED_DEV) ## run the service at twice its capacity, and cancel 1,000 requests, 12 minutes; writes runs/load/report.md
+	$(BIN)/pytest -q --tb=line -m load tests/load; status=$$?; cat runs/load/*.md; exit $$status
 
 test-faults: $(INSTALLED_DEV) ## inject faults into the running service, five minutes; writes the table in docs/reliability.md
 	$(BIN)/pytest -q -m '' $$($(BIN)/python -m tests.faults.table --tests)
