@@ -37,8 +37,8 @@ def test_every_test_of_a_fault_has_a_row() -> None:
 
 
 def test_a_row_shows_what_was_measured() -> None:
-    measured = {"gap": 1.234, "others": 0.05, "lost": {"llm, streamed": 2}, "requests": 50}
+    measured = {"gap": 1.234, "others": 0.05, "lost": {"llm, streamed": 1}, "requests": 50}
     records: dict[str, dict[str, Any]] = {row.test: {} for row in ROWS} | {ROWS[1].test: measured}
     lines = render(records).splitlines()
-    assert "| 1.2 s | 0.1 s | 2 of 50 (2 llm, streamed) |" in lines[3]
+    assert "| 1.2 s | 0.1 s | 1 of 50 (1 llm stream) |" in lines[3]
     assert "| – | – | – |" in lines[2]

@@ -112,8 +112,8 @@ def _cells(row: Row, measured: dict[str, Any]) -> str:
         return "– | – | –"
     others = measured.get("others")
     lost = measured.get("lost", {})
-    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(lost.items()))
-    of = f"{sum(lost.values())} of {measured['requests']}" + (f" ({kinds})" if kinds else "")
+    kinds = ", ".join(f"{count} {kind.replace(', streamed', ' stream')}" for kind, count in sorted(lost.items()))
+    of = f"{sum(lost.values()):,} of {measured['requests']:,}" + (f" ({kinds})" if kinds else "")
     return f"{measured['gap']:.1f} s {row.measures}".strip() + f" | {'–' if others is None else f'{others:.1f} s'} | {of}"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.client import get
+from tests.client import get, post
 from tests.conftest import Server
 from tests.faults.conftest import LLM, LSTM, WORKER, Record, only, processes, wait_for_new
 from tests.faults.traffic import WHOLE, Traffic, traffic
@@ -16,6 +16,8 @@ from tests.faults.traffic import WHOLE, Traffic, traffic
 pytestmark = pytest.mark.faults
 LLM_SECONDS = 10
 """The time that issue 16 allows between the death of the LLM's engine and the next answer of the LLM."""
+
+LONG_BODY = {"start_word": "light " * 200, "length": 20}
 
 
 def check_losses(seen: Traffic, model: str) -> None:
@@ -64,6 +66,8 @@ def test_an_engine_without_memory_is_replaced(target: Server, record: Record) ->
     with traffic(target) as seen:
         seen.mark_fault()
         engine.rlimit(psutil.RLIMIT_AS, (1, 1))  # it keeps what it has, and gets no more
+        while engine in processes(target, LLM):
+            assert post(target, "/generate_with_llm", LONG_BODY).status_code == 200  # needs more, and starts again in the new process
         wait_for_new(target, LLM, engine)
         seen.wait_for_answers()
     check_losses(seen, "llm")

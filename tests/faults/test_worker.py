@@ -35,7 +35,7 @@ def test_a_killed_worker_is_replaced(target: Server, record: Record) -> None:
 
 
 def test_sigterm_loses_no_request(trained: Trained, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    with serve_held(trained, tmp_path, TRIGEN_DRAIN_SECONDS="3600") as server, ThreadPoolExecutor(12) as pool:
+    with serve_held(trained, tmp_path, TRIGEN_DRAIN_SECONDS="3600") as server, ThreadPoolExecutor(13) as pool:
         worker = only(server, WORKER)
         with server.texts_held():
             whole = [pool.submit(post, server, route, GENERATE_BODY) for route in GENERATE_ROUTES * 2]
@@ -44,6 +44,7 @@ def test_sigterm_loses_no_request(trained: Trained, tmp_path: Path, request: pyt
             os.kill(server.pid, signal.SIGTERM)
             wait_until(lambda: get(f"{server.url}/readyz").status_code == 503, "readiness fails")
             late = pool.submit(post, server, GENERATE_ROUTES[0], GENERATE_BODY)
+            server.wait_for("started", 13)
             worker.send_signal(signal.SIGINT)  # ends the draining, which would take an hour
         ended = time.monotonic()
         assert [future.result().status_code for future in [*whole, late]] == [200] * 7
@@ -81,7 +82,7 @@ def has_jumped(server: Server, jump: int) -> bool:
 def test_the_clock_jumps(trained: Trained, tmp_path: Path, faketime: Path, record: Record) -> None:
     clock = tmp_path / "clock"
     clock.write_text("+0")
-    fake = {"LD_PRELOAD": str(faketime), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1", "DONT_FAKE_MONOTONIC": "1"}
+    fake = {"LD_PRELOAD": str(faketime), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_CACHE_DURATION": "1", "DONT_FAKE_MONOTONIC": "1"}
     with serve(trained, tmp_path / "log", TRIGEN_REPRODUCIBLE="true", **fake) as server:
         engines = [only(server, module) for module in (LLM, LSTM)]
         with traffic(server) as seen:
