@@ -45,7 +45,7 @@ test: $(INSTALLED_DEV) lint types client-python ## run ruff, mypy and the tests
 test-slow: $(INSTALLED_DEV) $(CONTRACT) client-python ## run the tests that need minutes, real weights or a container engine; BASE_IMAGE= as for image
 	BASE_IMAGE=$(BASE_IMAGE) $(BIN)/pytest -q -m slow
 
-test-load: $(INSTALLED_DEV) ## run the service at twice its capacity, and cancel 1,000 requests, 12 minutes; writes runs/load/report.md
+test-load: $(INSTALLED_DEV) ## run the service at twice its capacity, and cancel 1,000 requests, 15 minutes; writes runs/load/report.md
 	$(BIN)/pytest -q --tb=line -m load tests/load; status=$$?; cat runs/load/*.md; exit $$status
 
 test-faults: $(INSTALLED_DEV) ## inject faults into the running service, five minutes; writes the table in docs/reliability.md

@@ -152,3 +152,11 @@ def mixed(seed: int) -> Iterator[LoadRequest]:
 
 MANY_TEXTS = LoadRequest("128 LSTM texts", "/v1/completions", completion("rnn", 256, 0, 16, n=8)(0))
 """One call that generates as many texts as the LSTM admits."""
+
+
+def cache_fillers() -> Iterator[LoadRequest]:
+    """Yield requests that fill the LLM's key-value cache, which grows up to its limit and then stays: 96 long prompts, all different."""
+    random_numbers = random.Random(0)
+    for _ in range(24):
+        prompts = [random_numbers.choices(range(1, 8_000), k=1_000) for _ in range(4)]
+        yield LoadRequest("cache filler", "/v1/completions", {"model": "llm", "prompt": prompts, "max_tokens": 1})

@@ -1,4 +1,4 @@
-"""Create the models of the load test: `python -m tests.load.models DIRECTORY`, a minute and a half on two cores.
+"""Create the models of the load test: `python -m tests.load.models DIRECTORY`, half a minute on two cores.
 
 They have the sizes of real ones, and their texts mean nothing: GPT-2 small with random weights in int8, and word models with SQuAD's
 vocabulary, fitted for seconds to the quickstart's texts and made-up words.

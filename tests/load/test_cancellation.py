@@ -16,7 +16,7 @@ import uvloop
 
 from tests.conftest import HANG_SECONDS, Server, Trained, serve
 from tests.load.memory import sample
-from tests.load.mix import completion, native
+from tests.load.mix import cache_fillers, completion, native
 
 pytestmark = pytest.mark.load
 
@@ -24,7 +24,7 @@ CANCELLED = 1_000
 CLIENTS = 32
 WARM_UP = 200
 """Requests that are cancelled before the first measurement: caches and pools fill."""
-MEASURED = 15
+MEASURED = 41
 MAX_SLOWDOWN, MAX_MEMORY_CHANGE = 0.10, 0.02
 LONG = {
     "bigram": ("/generate_text", native(512, 0), 0.02),
@@ -104,6 +104,10 @@ async def _wait_until_idle(session: aiohttp.ClientSession, server: Server) -> No
 
 async def _run(server: Server) -> dict[str, Any]:
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        for request in cache_fillers():
+            async with session.post(server.url + request.path, json=request.body) as response:
+                response.raise_for_status()
+                await response.read()
         await _measure(session, server)
         await _cancel(session, server, WARM_UP, 0)
         await _wait_until_idle(session, server)

@@ -13,7 +13,7 @@ import uvloop
 from tests.conftest import Server, Trained, serve
 from tests.load.client import OVERLOAD, Load, with_load
 from tests.load.memory import sampling
-from tests.load.mix import MANY_TEXTS, all_requests, mixed
+from tests.load.mix import MANY_TEXTS, all_requests, cache_fillers, mixed
 from tests.load.probes import probing, read_probes
 from tests.load.report import Goal, Measurement, write
 
@@ -49,6 +49,7 @@ async def _measure(server: Server, reproducible: Load, directory: Path) -> Measu
 
     async def calibrate(load: Load) -> None:
         nonlocal capacity
+        await load.run_alone(cache_fillers())
         await load.run_alone(all_requests())
         capacity = await load.closed_loop(mixed(0), CALIBRATION_SECONDS)
         load.outcomes.clear()
