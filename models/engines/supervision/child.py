@@ -6,6 +6,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,17 @@ logger = logging.getLogger("bentoml.trigen.engine")
 ROOT = Path(__file__).resolve().parents[3]
 EXIT_SECONDS = 30
 """How long to wait for the process to exit before killing it."""
-START_SECONDS = 600
+START_SECONDS = 300
 """How long a process may take to load its model."""
 
 
 class ChildProcess:
     """One process, its connection, and the thread that sends to it.
 
-    Raises EngineStopped if the process cannot load its model.
+    Raises EngineStopped if the process cannot load its model, or if `closing` is set while it loads.
     """
 
-    def __init__(self, module: str, start_message: Any, send: Callable[["ChildProcess", Any], None]) -> None:
+    def __init__(self, module: str, start_message: Any, send: Callable[["ChildProcess", Any], None], closing: threading.Event) -> None:
         self.outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.connection, process_end = multiprocessing.Pipe()
         command = [sys.executable, "-m", module, str(process_end.fileno())]
@@ -36,19 +37,28 @@ class ChildProcess:
             self._popen = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, pass_fds=[process_end.fileno()], process_group=0)
         self._send = send
         self._sender = threading.Thread(target=self._send_loop, daemon=True)
-        try:
-            self.connection.send(start_message)
-            if not self.connection.poll(START_SECONDS):
-                self.kill()
-                raise EngineStopped(f"its process has not loaded the model within {START_SECONDS} s")
-            reply = self.connection.recv()
-        except (EOFError, OSError):
-            reply = Failure(f"its process exited with status {self.wait()}")
-        if not isinstance(reply, Ready):
+        reply = self._load(start_message, closing)
+        if isinstance(reply, Failure):
             self.wait()
             self.connection.close()
             raise EngineStopped(reply.message)
         self._sender.start()
+
+    def _load(self, start_message: Any, closing: threading.Event) -> Ready | Failure:
+        """Wait until the process has loaded its model."""
+        try:
+            self.connection.send(start_message)
+            deadline = time.monotonic() + START_SECONDS
+            while not self.connection.poll(0.1):
+                if closing.is_set() or time.monotonic() > deadline:
+                    self.kill()
+                    return Failure(
+                        "it was closed" if closing.is_set() else f"its process has not loaded the model within {START_SECONDS} s"
+                    )
+            reply: Ready | Failure = self.connection.recv()
+        except (EOFError, OSError):
+            return Failure(f"its process exited with status {self.wait()}")
+        return reply
 
     @property
     def pid(self) -> int:

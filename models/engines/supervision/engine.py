@@ -157,7 +157,7 @@ class SupervisedEngine(ABC):
         process.connection.send(message)
 
     def _start(self) -> ChildProcess:
-        return ChildProcess(self._module, self._start_message, self._send)
+        return ChildProcess(self._module, self._start_message, self._send, self._closing)
 
     def _supervise(self, process: ChildProcess | None) -> None:
         """Receive from the process until the engine is closed; replace the process when it fails."""
@@ -188,7 +188,8 @@ class SupervisedEngine(ABC):
             try:
                 process = self._start()
             except EngineStopped as error:
-                logger.error("%s cannot start: %s", self._name, error)
+                if not self._closing.is_set():
+                    logger.error("%s cannot start: %s", self._name, error)
                 continue
             with self._lock:
                 self._process, self.restarts = process, self.restarts + 1

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from models.base import SamplingParams, Token
@@ -140,6 +141,19 @@ def test_an_engine_gives_up_after_five_failures_in_a_row(
         assert caplog.text.count("cannot start") == 4
         with pytest.raises(EngineStopped):
             asyncio.run(collect(engine.stream("The", GREEDY)))
+
+
+def test_an_engine_whose_new_process_hangs_while_it_loads_can_be_closed(artifact: Path, tmp_path: Path) -> None:
+    pid_file, program = tmp_path / "pid", tmp_path / "silent_process.py"
+    program.write_text(f"import os, pathlib, signal\npathlib.Path({str(pid_file)!r}).write_text(str(os.getpid()))\nsignal.pause()\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        engine = OpenVINOEngine(artifact, EXACT)
+        engine._module = "silent_process"
+        kill(engine)
+        wait_until(lambda: pid_file.exists() and pid_file.read_text() != "", "the replacement is started")
+    engine.close()
+    assert not psutil.pid_exists(int(pid_file.read_text()))
 
 
 def test_logprobs_that_a_dead_process_was_reading_are_read_by_the_next_one(artifact: Path) -> None:
