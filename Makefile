@@ -26,7 +26,7 @@ SOURCES := train.py service.py models training serving benchmarks tests examples
 export BENTOML_DO_NOT_TRACK ?= True
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train test test-slow test-load bench-train bench-baselines bench-serve report lint types lock image format openapi client client-python \
+.PHONY: help serve train test test-slow test-load test-faults bench-train bench-baselines bench-serve report lint types lock image format openapi client client-python \
 	client-typescript
 
 help: ## list these commands
@@ -47,6 +47,10 @@ test-slow: $(INSTALLED_DEV) $(CONTRACT) client-python ## run the tests that need
 
 test-load: $(INSTALLED_DEV) ## run the service at twice its capacity, and cancel 1,000 requests, 15 minutes; writes runs/load/report.md
 	$(BIN)/pytest -q --tb=line -m load tests/load; status=$$?; cat runs/load/*.md; exit $$status
+
+test-faults: $(INSTALLED_DEV) ## inject faults into the running service, five minutes; writes the table in docs/reliability.md
+	$(BIN)/pytest -q -m '' $$($(BIN)/python -m tests.faults.table --tests)
+	$(BIN)/python -m tests.faults.table
 
 bench-train: $(INSTALLED_BENCH) ## compare the fine-tuning with TRL and a plain loop, 10 minutes; BENCH="…" adds flags
 	$(BIN)/python -m benchmarks.train $(BENCH)

@@ -32,8 +32,8 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     """Generation stops before the first of these strings; the string is not part of the text."""
     flush_interval: float = 0.0
-    """Seconds between flushes of a stream. The LLM's engine may collect tokens for this long and return them as one `Token`, which
-    wakes the reader less often. The first token is never delayed. Ignored where `stop` is set: each token must be checked."""
+    """Seconds between flushes of a stream. A model may collect tokens for this long and return them as one `Token`, which wakes the reader
+    less often. The first token is never delayed. Ignored where `stop` is set: each token must be checked."""
     final_only: bool = False
     """Return the whole text as one `Token` at the end. Models may ignore this, and the LLM does where `stop` is set."""
     cumulative_logprob: bool = False

@@ -18,7 +18,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import NOTHING_GENERATED, Logprob, Prompt, PromptLogprobs, SamplingParams, Token, until_stop
+from models.base import NOTHING_GENERATED, Logprob, Prompt, PromptLogprobs, SamplingParams, Token, join, until_stop
 from models.row_sampler import RankedWords, RowSampler
 from models.spelling import Spelling
 from models.turns import Turns
@@ -27,6 +27,7 @@ from models.words import (
     UNKNOWN,
     Vocabulary,
     continue_spacing,
+    count_tokens,
     iterate_tokens,
     last_token,
     prompt_logprobs,
@@ -131,7 +132,7 @@ class Bigram:
 
     def count(self, prompt: Prompt) -> int:
         """See `TextModel`."""
-        return len(tokenize(require_text(prompt)))
+        return count_tokens(require_text(prompt))
 
     def stream(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Token]:
         """Continue `prompt`: see `TextModel.stream`. Only its last word matters.
@@ -156,25 +157,32 @@ class Bigram:
                 yield token
 
     async def _generate(self, text: str, params: SamplingParams) -> AsyncGenerator[Token]:
-        """Yield the words after `text` one by one."""
+        """Yield the words after `text`: one by one, or with a flush interval the first one and then those of each turn."""
         if not params.length:
             yield NOTHING_GENERATED
             return
         if params.logprobs is not None:
             await self._prepare_scoring()
-        count = 0
+        flushes, count = bool(params.flush_interval and not params.stop), 0
         async with aclosing(self._draw(text, params)) as turns:
             async for previous, ids in turns:
+                tokens: list[Token] = []
                 for id in ids:
                     count += 1
                     word = self.vocabulary.word(id)
-                    yield Token(
+                    token = Token(
                         word,
                         cumulative_logprob=self.drawable_logprob(previous, id) if params.cumulative_logprob else None,
                         finish_reason="length" if count == params.length else None,
                         logprobs=() if params.logprobs is None else (self._logprob(previous, word, params.logprobs),),
                     )
+                    if flushes and count > 1:
+                        tokens.append(token)
+                    else:
+                        yield token
                     previous = id
+                if tokens:
+                    yield join(tokens)
 
     async def _generate_whole(self, text: str, params: SamplingParams) -> AsyncGenerator[Token]:
         """Yield the words after `text` as one token."""

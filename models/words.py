@@ -43,6 +43,11 @@ def iterate_tokens(text: str) -> Iterator[str]:
     return (match[0] for match in _TOKEN.finditer(" " + text if text else ""))
 
 
+def count_tokens(text: str) -> int:
+    """Return the number of tokens of `tokenize`. In a thread, this lets the event loop go on in between."""
+    return sum(1 for _ in iterate_tokens(text))
+
+
 def last_token(text: str) -> list[str]:
     """Return the last token of `tokenize`, or none for an empty text, without reading the whole text."""
     start = len(text)

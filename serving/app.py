@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import sys
 from collections.abc import AsyncIterator
 from functools import cached_property
 from typing import Any
@@ -35,9 +36,13 @@ from serving.edge.metrics_port import metrics_port
 from serving.middleware import ContractMiddleware
 from serving.observability.http_metrics import HTTPMetricsMiddleware
 from serving.observability.logs import configure_logs
+from serving.observability.registry import configure_metrics
 from serving.openapi import Document, document
 from serving.problems import Problem
 from serving.settings import settings
+
+SWITCH_SECONDS = 0.0005
+"""How long the event loop may wait for Python's interpreter lock while another thread runs Python code; by default 5 ms."""
 
 logger = logging.getLogger("bentoml.trigen")
 
@@ -181,6 +186,8 @@ class TrigenService(bentoml.Service):
         """See `bentoml.Service`."""
         self.inject_config()
         configure_logs()
+        configure_metrics(self.name)
+        sys.setswitchinterval(SWITCH_SECONDS)
         escape_log_lines()
         protocol.install()
         factory = TrigenAppFactory(self, is_main=is_main)

@@ -58,7 +58,9 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(default=0, ge=0, le=MAX_TIMEOUT_SECONDS)
     """The time between SIGTERM, when `/readyz` begins to fail, and the end of accepting requests."""
     max_texts: int = Field(default=128, ge=1)
-    """The maximum number of texts that each model generates at once. Those of further requests wait."""
+    """The maximum number of texts that the LSTM and the LLM each generate at once. Those of further requests wait."""
+    max_bigram_texts: int = Field(default=1_024, ge=1)
+    """The same for the bigram. Its texts take turns (`models/turns.py`), so that a short one need not wait for long ones."""
     max_waiting: int = Field(default=128, ge=0)
     """The maximum number of texts that wait for each model. A request that would exceed it is rejected with 429."""
     max_body_bytes: int = Field(default=1_000_000, ge=1)

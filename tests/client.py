@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from tests.conftest import HANG_SECONDS, Server
+from tests.conftest import HANG_SECONDS, KEY, Server
 from tests.contract import check_response, check_schema
 
 GENERATE_ROUTES = ["/generate_text", "/generate_with_rnn", "/generate_with_llm"]
@@ -22,6 +22,13 @@ def post(server: Server, route: str, body: Any, key: str | None = None) -> httpx
     response = httpx.post(f"{server.url}{route}", json=body, timeout=HANG_SECONDS, headers=headers)
     check_response(response)
     return response
+
+
+def waiting_texts(server: Server, model: str) -> int:
+    """Return how many texts of a model of the server `strict` wait for admission."""
+    metrics = get(f"{server.url}/metrics", headers={"authorization": f"Bearer {KEY}"}).text
+    (line,) = (line for line in metrics.splitlines() if line.startswith(f'vllm:num_requests_waiting{{model_name="{model}"}}'))
+    return int(float(line.split()[-1]))
 
 
 def complete(server: Server, model: str = "llm", **fields: Any) -> Any:

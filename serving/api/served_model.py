@@ -43,8 +43,9 @@ class ServedModel(Generic[M_co]):
 
 def serve_model(name: ModelName, model: M, tag: str) -> ServedModel[M]:
     """Return a model with the limits of the settings."""
-    metrics = ModelMetrics(name)
-    return ServedModel(name, model, tag, Admission(name, settings().max_texts, settings().max_waiting, observer=metrics), metrics)
+    metrics, limits = ModelMetrics(name), settings()
+    limit = limits.max_bigram_texts if name == "bigram" else limits.max_texts
+    return ServedModel(name, model, tag, Admission(name, limit, limits.max_waiting, observer=metrics), metrics)
 
 
 @dataclass

@@ -105,6 +105,9 @@ class LimitedProtocol(HttpToolsProtocol):
         if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > self._limits.max_header_bytes:
             self._refusal = Problem.large_headers(self._limits.max_header_bytes)
             raise ValueError
+        if not self.url.isascii() or not all(_is_utf8(value) for _, value in self.headers):
+            self._refusal = Problem(400, "The request's target must be ASCII, and its headers UTF-8.")
+            raise ValueError
         super().on_headers_complete()
         self._receiving, self._bytes = "body", 0
         self._start_read_timer(self._limits.body_seconds)
@@ -228,3 +231,12 @@ class LimitedProtocol(HttpToolsProtocol):
     def _abort(self) -> None:
         self._disconnect_running()
         self.transport.abort()
+
+
+def _is_utf8(value: bytes) -> bool:
+    """Whether libraries can decode a header's value. OpenTelemetry's middleware, which is outside ours, fails if it cannot."""
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

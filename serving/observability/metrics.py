@@ -46,8 +46,7 @@ class Collectors:
 def collectors() -> Collectors:
     """Return the metrics of this process.
 
-    prometheus_client is imported here, because it reads PROMETHEUS_MULTIPROC_DIR when it is imported, and BentoML sets that variable for
-    its workers.
+    prometheus_client is imported here, because it decides where it keeps them when it is imported: see `configure_metrics`.
     """
     from prometheus_client import Counter, Gauge, Histogram
 

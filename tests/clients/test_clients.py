@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.client import CONTEXT
-from tests.conftest import HANG_SECONDS, KEY, PROJECT, HeldServer, Server, Trained
+from tests.client import CONTEXT, waiting_texts
+from tests.conftest import HANG_SECONDS, KEY, PROJECT, HeldServer, Server, Trained, wait_until
 
 CLIENT = PROJECT / "clients/python"
 
@@ -119,14 +119,14 @@ def test_problems_are_returned_as_objects(strict: HeldServer, hurried: HeldServe
         request.model = model
         return call("openai.create_completion", how, client(server, key), body=request)
 
-    with ThreadPoolExecutor(1) as pool:
-        with strict.texts_held():
-            running = pool.submit(complete, model="rnn", prompt=["The"] * 16)
-            strict.wait_for("started", 16)
+    with ThreadPoolExecutor(2) as pool:
+        with strict.texts_held(after=0):
+            running = [pool.submit(complete, model="rnn", prompt=["The"] * 16) for _ in range(2)]
+            wait_until(lambda: waiting_texts(strict, "rnn") == 16, "16 texts run and 16 wait")
             check(generate(), 429)
-            busy = complete()
-        assert isinstance(running.result(), models.Completion)
-    with ThreadPoolExecutor(2) as pool, hurried.texts_held():
+            busy = complete(model="rnn")
+        assert all(isinstance(each.result(), models.Completion) for each in running)
+    with ThreadPoolExecutor(2) as pool, hurried.texts_held(after=0):
         slow, slow_completion = pool.submit(generate, hurried), pool.submit(complete, hurried, model="rnn")
         check(slow.result(), 504)
         late_completion = slow_completion.result()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nltk.lm import KneserNeyInterpolated
 
 from models.base import SamplingParams
-from models.bigram import Bigram
+from models.bigram import WORDS_PER_TURN, Bigram
 from models.words import BOUNDARY, UNKNOWN, tokenize
 from tests.conftest import QUICKSTART
 from training.data.squad import load_splits
@@ -150,8 +150,11 @@ def test_the_entry_of_a_word_is_that_of_the_whole_distribution(texts: list[str],
 def test_a_whole_text_is_that_of_the_stream() -> None:
     model = Bigram.fit(CORPUS)
     for length, prompt in itertools.product((0, 1, 70), ("the", "the ", "")):
-        streamed, whole = (text_of(model, prompt, SamplingParams(length, final_only=final_only)) for final_only in (False, True))
-        assert streamed == whole
+        single, whole, flushed = (
+            text_of(model, prompt, SamplingParams(length, final_only=final_only, flush_interval=interval))
+            for final_only, interval in ((False, 0.0), (True, 0.0), (False, 0.05))
+        )
+        assert single == whole == flushed
 
 
 def test_greedy_follows_the_most_frequent_pair() -> None:
@@ -204,3 +207,31 @@ def test_saving_and_loading_preserves_the_model(tmp_path: Path) -> None:
 def test_an_empty_corpus_is_rejected(corpus: list[str]) -> None:
     with pytest.raises(ValueError, match="corpus is empty"):
         Bigram.fit(corpus)
+
+
+@pytest.mark.parametrize("logprobs", [None, 2])
+def test_a_short_text_overtakes_many_long_ones_and_each_iteration_of_the_loop_is_short(logprobs: int | None) -> None:
+    model = Bigram.fit(CORPUS)
+    iteration, words = 0, Counter[int]()
+    finished: list[int] = []
+
+    async def generate(length: int) -> None:
+        async for token in model.stream("the", SamplingParams(length, logprobs=logprobs)):
+            words[iteration] += token.count
+        finished.append(length)
+
+    async def main() -> None:
+        nonlocal iteration
+        texts = [asyncio.ensure_future(generate(100)) for _ in range(64)]
+        late: asyncio.Task[None] | None = None
+        while not all(text.done() for text in texts):
+            await asyncio.sleep(0)
+            iteration += 1
+            if iteration == 5:
+                late = asyncio.ensure_future(generate(5))
+        assert late
+        await late
+
+    asyncio.run(main())
+    assert finished.index(5) < 32
+    assert max(words.values()) <= WORDS_PER_TURN

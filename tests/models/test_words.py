@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.words import BOUNDARY, UNKNOWN, Vocabulary, detokenize, iterate_tokens, last_token, tokenize
+from models.words import BOUNDARY, UNKNOWN, Vocabulary, count_tokens, detokenize, iterate_tokens, last_token, tokenize
 
 
 @given(st.text())
@@ -46,4 +46,5 @@ def test_an_empty_corpus_is_rejected() -> None:
 @given(st.text(alphabet="aé’'_1. ,\n\t¶") | st.text())
 def test_the_tokens_of_a_long_text_can_be_read_one_by_one_or_from_its_end(text: str) -> None:
     assert list(iterate_tokens(text)) == tokenize(text)
+    assert count_tokens(text) == len(tokenize(text))
     assert last_token(text) == tokenize(text)[-1:]

@@ -50,8 +50,9 @@ def hold(stream: Callable[..., AsyncGenerator[Any]]) -> Callable[..., AsyncGener
             await wait_at_gate(count)
             async with aclosing(stream(*arguments, **options)) as tokens:
                 async for token in tokens:
+                    count += getattr(token, "count", 0)  # the log-probabilities of a prompt are no tokens
+                    await wait_at_gate(count - 1)  # an unstreamed text may arrive as one token
                     yield token
-                    count += 1
                     await wait_at_gate(count)
             outcome = "finished"
         except (asyncio.CancelledError, GeneratorExit):

@@ -44,6 +44,7 @@ def test_requests_are_admitted_in_order_within_the_bounds_and_leave_nothing_behi
         requests, admitted = list[Request](), list[Request]()
         for action, number, settles in steps:
             if action == "take":
+                await settle()  # a request that has just been given its slot learns of it an iteration later
                 requests.append(Request(admission, number, admitted))
             elif requests:
                 request = requests[number % len(requests)]

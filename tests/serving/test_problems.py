@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.client import CONTEXT, GENERATE_BODY, GENERATE_ROUTES, check_error, check_problem, get, post
+from tests.client import CONTEXT, GENERATE_BODY, GENERATE_ROUTES, check_error, check_problem, get, post, waiting_texts
 from tests.conftest import HANG_SECONDS, KEY, HeldServer, Server, wait_until
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
@@ -95,7 +95,7 @@ def test_a_request_stops_generating_when_its_client_leaves(strict: HeldServer) -
 
 def test_a_slow_request_gets_504_and_makes_room_for_others(hurried: HeldServer) -> None:
     full = {"model": "rnn", "prompt": ["The"] * 15, "max_tokens": 1024}
-    with hurried.texts_held(), ThreadPoolExecutor(3) as pool:
+    with hurried.texts_held(after=0), ThreadPoolExecutor(3) as pool:
         native = pool.submit(post, hurried, "/generate_with_rnn", {"start_word": "The", "length": 512})
         openai = pool.submit(post, hurried, "/v1/completions", full)
         waiting = pool.submit(post, hurried, "/v1/completions", full | {"prompt": ["The"] * 16})  # waits for one of the others
@@ -160,11 +160,11 @@ def test_a_request_without_the_key_is_refused(strict: Server) -> None:
 def test_texts_beyond_the_limit_wait_and_those_beyond_the_queue_are_refused(strict: HeldServer) -> None:
     full = {"model": "rnn", "prompt": ["The"] * 16, "max_tokens": 3, "seed": 1}
     with ThreadPoolExecutor(3) as pool:
-        with strict.texts_held():
+        with strict.texts_held(after=0):
             running = pool.submit(post, strict, "/v1/completions", full, key=KEY)
             strict.wait_for("started", 16)
             waiting = pool.submit(post, strict, "/v1/completions", full, key=KEY)
-            wait_until(lambda: 'vllm:num_requests_waiting{model_name="rnn"} 16.0' in get(f"{strict.url}/metrics").text, "16 texts wait")
+            wait_until(lambda: waiting_texts(strict, "rnn") == 16, "16 texts wait")
             for stream in (False, True):
                 refused = post(strict, "/generate_with_rnn", GENERATE_BODY | {"stream": stream}, key=KEY)
                 check_problem(refused, 429)
@@ -182,7 +182,7 @@ def test_texts_beyond_the_limit_wait_and_those_beyond_the_queue_are_refused(stri
 
 
 def test_a_request_of_more_texts_than_the_limit_is_answered_when_no_other_runs(strict: Server) -> None:
-    body = {"model": "bigram", "prompt": ["The"] * 16, "n": 8, "max_tokens": 1}
+    body = {"model": "rnn", "prompt": ["The"] * 16, "n": 8, "max_tokens": 1}
     assert post(strict, "/v1/completions", body, key=KEY).status_code == 200
 
 

@@ -11,7 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from models.base import NOTHING_GENERATED, PromptLogprobs, PromptTooLong, SamplingParams, Token, UnknownIds
 from models.engines import MAX_LOGPROBS, Engine, EngineStopped, IdLogprob
+from models.engines.transformers_logprobs import LogprobModel, TransformersLogprobReader
 from models.llm import LLM
+from tests.conftest import HANG_SECONDS
 from tests.models.engines.conftest import PROMPTS, build, collect, text_of
 
 
@@ -132,3 +134,32 @@ def test_abandoned_readers_do_not_disturb_the_next_one(engine: Engine) -> None:
         return await read(engine, [5, 6])
 
     assert len(asyncio.run(abandon())) == 2
+
+
+@pytest.mark.parametrize("stopped", ["the text is dropped", "the engine is closed"])
+def test_the_reference_stops_reading_between_two_chunks(artifact: Path, stopped: str) -> None:
+    model = LogprobModel(artifact, torch.device("cpu"))
+    reader = TransformersLogprobReader(model)
+    forward, chunks, may_go_on = model._model.forward, 0, threading.Event()
+
+    def held_forward(*arguments: Any, **options: Any) -> Any:
+        nonlocal chunks
+        chunks += 1
+        assert may_go_on.wait(HANG_SECONDS)
+        return forward(*arguments, **options)
+
+    async def stop_in_the_first_chunk() -> None:
+        reading = asyncio.ensure_future(reader.read([5] * 700))
+        while not chunks:
+            await asyncio.sleep(0.001)
+        if stopped == "the text is dropped":
+            reader.close()
+        else:
+            model.closed = True
+        may_go_on.set()
+        with pytest.raises(EngineStopped):
+            await reading
+
+    model._model.forward = held_forward
+    asyncio.run(stop_in_the_first_chunk())
+    assert chunks == 1

@@ -57,7 +57,7 @@ def test_json_may_declare_its_charset(server: Server) -> None:
 
 
 HOSTILE: list[Any] = [
-    {f"key{number}": number for number in range(70_000)},
+    {f"k{number}": 1 for number in range(90_000)},
     {f"key{number}": number for number in range(3_000)},
     {"k" * 900_000: 1},
     {"\n\x1b[31m" * 50_000: 1},
@@ -125,7 +125,7 @@ def test_no_request_breaks_or_forges_a_log_line(server: Server) -> None:
         b"/last%0A",
     ]
     for path in paths:
-        headers = [(b"baggage", b"\x9b31m,\x85=;"), (b"content-type", b"a\xff\x85),(status=200")]
+        headers = [(b"baggage", b"\xc2\x9b31m,\xc2\x85=;"), (b"content-type", b"a\xc2\x85),(status=200")]
         assert send(server, request("POST", path, b"", *headers)).status == 404
     wait_until(lambda: "/last" in server.log.read_text(), "the last request is in the log")
     log = server.log.read_text()

@@ -32,7 +32,7 @@ def test_the_header_lowers_the_time_of_a_request(strict: HeldServer, route: str)
 
 
 def test_the_header_lowers_the_time_of_a_stream(strict: HeldServer) -> None:
-    with strict.texts_held():
+    with strict.texts_held(after=0):
         native = post(strict, "/generate_with_rnn", {"start_word": "The", "length": 512, "stream": True}, "0.7")
         openai = post(strict, "/v1/completions", {"model": "rnn", "prompt": "The", "stream": False}, ".5")
         strict.wait_for("closed", 2)

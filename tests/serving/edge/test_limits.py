@@ -79,6 +79,12 @@ def test_what_is_not_http_gets_400_in_the_format_of_its_path(limited: HeldServer
     assert json.loads(response.body)["error"]["message"] == "The request is not valid HTTP."
 
 
+@pytest.mark.parametrize("header", [b"host: \x80\\", b"user-agent: \xff", b"traceparent: \x80\\", b"content-type: \xc3"])
+def test_headers_that_are_not_utf_8_get_400(limited: HeldServer, header: bytes) -> None:
+    assert send(limited, b"GET /v1/models HTTP/1.1\r\n" + header + b"\r\n\r\n").status == 400
+    assert send(limited, b"GET /v1/models?\x80 HTTP/1.1\r\nhost: x\r\n\r\n").status == 400
+
+
 def test_nonsense_after_a_request_does_not_cut_off_its_response(limited: HeldServer) -> None:
     response = send(limited, b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\nnonsense\r\n\r\n")
     assert response.status == 200

@@ -14,6 +14,7 @@ import pytest
 
 from tests.client import GENERATE_BODY, check_error, check_problem, get
 from tests.conftest import HANG_SECONDS, NEVER, HeldServer, Trained, serve_held, wait_until
+from tests.serving.edge.raw import request, send
 
 ORIGIN = "https://app.example"
 
@@ -66,6 +67,25 @@ def test_metrics_have_a_port_of_their_own_without_a_key(deployment: Deployment) 
     assert get(deployment.metrics).headers["content-type"].startswith("text/plain")
 
 
+def test_made_up_paths_and_methods_add_no_metric_series(deployment: Deployment) -> None:
+    """On this server, because one that starts later deletes the metrics of those before it with the same BENTOML_HOME."""
+
+    def series() -> set[str]:
+        return {line.rpartition(" ")[0] for line in get(deployment.metrics).text.splitlines() if not line.startswith("#")}
+
+    def visit(start: int) -> None:
+        for number in range(start, start + 40):
+            for path in (f"/nowhere/{number}", f"/v1/models/{number}"):
+                get(f"{deployment.server.url}{path}", headers={"authorization": "Bearer first"})
+            send(deployment.server, request("PROPFIND", b"/%d" % number))
+
+    visit(0)
+    before = series()
+    assert any("request" in line for line in before)
+    visit(40)
+    assert series() == before
+
+
 def test_only_the_origins_of_the_settings_may_call_from_a_browser(deployment: Deployment) -> None:
     assert generate(deployment, "first", origin=ORIGIN).headers["access-control-allow-origin"] == ORIGIN
     assert "access-control-allow-origin" not in generate(deployment, "first", origin="https://other.example").headers
@@ -87,7 +107,7 @@ def test_prompts_are_logged_in_one_escaped_line_if_asked(deployment: Deployment)
 def test_sigterm_fails_readiness_first_and_ends_with_status_0(deployment: Deployment) -> None:
     server = deployment.server
     (worker,) = (process for process in psutil.Process(server.pid).children() if "_bentoml_impl.worker.service" in process.cmdline())
-    with server.texts_held(), ThreadPoolExecutor(2) as pool:
+    with server.texts_held(after=0), ThreadPoolExecutor(2) as pool:
         native = pool.submit(generate, deployment, "first")
         body = {"model": "rnn", "prompt": "The"}
         headers = {"authorization": "Bearer first"}

@@ -3,6 +3,7 @@
 import http.client
 from typing import Any
 
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -28,6 +29,12 @@ def request(server: Server, method: str, path: str) -> int:
     status = connection.getresponse().status
     connection.close()
     return status
+
+
+def test_no_metric_is_kept_in_a_file(server: Server) -> None:
+    assert scrape(server)
+    (worker,) = (each for each in psutil.Process(server.pid).children() if "_bentoml_impl.worker.service" in each.cmdline())
+    assert [mapped.path for mapped in worker.memory_maps() if mapped.path.endswith(".db")] == []
 
 
 def test_paths_and_methods_that_clients_invent_make_no_series(server: Server) -> None:

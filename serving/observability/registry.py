@@ -1,0 +1,37 @@
+"""Where the metrics of a worker are kept: in its memory, if it is the only one."""
+
+import os
+from typing import TYPE_CHECKING
+
+from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.server.metrics.prometheus import PrometheusClient
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+FILES = "PROMETHEUS_MULTIPROC_DIR"
+"""The variable with the directory of the files that several workers share. prometheus_client reads it when it is imported."""
+
+
+def configure_metrics(service_name: str) -> None:
+    """Keep the metrics in memory, unless BentoML's configuration asks for several workers. Call it before prometheus_client is imported.
+
+    BentoML keeps them in files in BENTOML_HOME that are mapped into memory. When the disk is full, the first write to a new page of such
+    a file kills the worker (SIGBUS), and the next worker too. The files of a killed worker also add its running requests for ever.
+    """
+    if BentoMLContainer.config.services[service_name].get().get("workers") in (None, 1):
+        os.environ.pop(FILES, None)
+        os.environ.setdefault("PROMETHEUS_DISABLE_CREATED_SERIES", "true")  # a time for each series, which the files do not have
+        BentoMLContainer.metrics_client.set(PrometheusClient(multiproc=False))
+
+
+def registry() -> "CollectorRegistry":
+    """Return the metrics of all workers."""
+    from prometheus_client import REGISTRY, CollectorRegistry
+    from prometheus_client.multiprocess import MultiProcessCollector
+
+    if FILES not in os.environ:
+        return REGISTRY
+    shared = CollectorRegistry()
+    MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
+    return shared
