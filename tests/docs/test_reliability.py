@@ -41,4 +41,5 @@ def test_a_row_shows_what_was_measured() -> None:
     records: dict[str, dict[str, Any]] = {row.test: {} for row in ROWS} | {ROWS[1].test: measured}
     lines = render(records).splitlines()
     assert "| 1.2 s | 0.1 s | 1 of 50 (1 llm stream) |" in lines[3]
-    assert "| – | – | – |" in lines[2]
+    assert "| not measured | – | – |" in lines[2]
+    assert "| – | – | – |" in lines[-1]

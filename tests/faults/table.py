@@ -109,7 +109,7 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
 
 def _cells(row: Row, measured: dict[str, Any]) -> str:
     if not measured:
-        return "– | – | –"
+        return "not measured | – | –" if row.test.startswith("tests/faults/") else "– | – | –"
     others = measured.get("others")
     lost = measured.get("lost", {})
     kinds = ", ".join(f"{count} {kind.replace(', streamed', ' stream')}" for kind, count in sorted(lost.items()))
