@@ -2,6 +2,8 @@
 
 import asyncio
 import contextvars
+import logging
+import resource
 import secrets
 from typing import Any
 
@@ -16,8 +18,12 @@ from serving.edge.headers import SecurityHeaders
 from serving.problems import REQUEST_SCOPE, Problem
 from serving.settings import settings
 
+logger = logging.getLogger("bentoml.trigen")
+
 PROBE_CONNECTIONS = 64
 """Connections beyond TRIGEN_MAX_CONNECTIONS on which the service reads a request, so that it can still answer the probes."""
+OTHER_FILES = 256
+"""Files that a worker opens besides its connections: those of the models and of BentoML, and pipes to the engines."""
 RECHECK_SECONDS = 1.0
 """How soon a timer that found the service itself busy looks again."""
 
@@ -25,8 +31,24 @@ _security_headers = SecurityHeaders()
 
 
 def install() -> None:
-    """Let uvicorn use `LimitedProtocol` in this process. BentoML builds uvicorn's configuration itself and has no option for it."""
+    """Let uvicorn use `LimitedProtocol` in this process. BentoML builds uvicorn's configuration itself and has no option for it.
+
+    Also raise the limit of open files, 1,024 by default on most systems, if it is below that of connections. Otherwise a service with
+    1,000 silent connections would answer nobody, not even the probes.
+    """
     uvicorn.protocols.http.auto.AutoHTTPProtocol = LimitedProtocol
+    needed = settings().max_connections + PROBE_CONNECTIONS + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if allowed < needed:
+        logger.warning(
+            "This process may open only %d files (ulimit -Hn), too few for TRIGEN_MAX_CONNECTIONS=%d: allow %d, or lower the setting",
+            hard,
+            settings().max_connections,
+            needed,
+        )
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 class LimitedProtocol(HttpToolsProtocol):

@@ -2,27 +2,43 @@
 
 import contextlib
 import json
+import resource
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import psutil
 import pytest
 
+from serving.edge.protocol import OTHER_FILES, PROBE_CONNECTIONS
 from tests.client import GENERATE_BODY, check_problem, get, post
 from tests.conftest import HANG_SECONDS, HeldServer, Trained, serve_held, wait_until
 from tests.serving.edge.raw import connect, request, send
 
 LARGE_FILE = b"/static_content/swagger-ui-bundle.js"
 JSON = (b"content-type", b"application/json")
+OPEN_FILES = 256
+"""The default of macOS. Many Linux systems have 1,024."""
 
 
 @pytest.fixture(scope="module")
 def limited(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HeldServer]:
-    """A server with small limits."""
+    """A server with small limits, which is started with few open files allowed."""
     limits = {"TRIGEN_HEADER_SECONDS": "1", "TRIGEN_BODY_SECONDS": "1", "TRIGEN_MAX_CONNECTIONS": "4", "TRIGEN_MAX_HEADER_BYTES": "4096"}
-    with serve_held(trained, tmp_path_factory.mktemp("limited"), **limits) as running:
-        yield running
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, hard))
+    try:
+        with serve_held(trained, tmp_path_factory.mktemp("limited"), **limits) as running:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            yield running
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_the_worker_may_open_as_many_connections_as_its_settings_allow(limited: HeldServer) -> None:
+    (worker,) = (each for each in psutil.Process(limited.pid).children() if "_bentoml_impl.worker.service" in each.cmdline())
+    assert worker.rlimit(psutil.RLIMIT_NOFILE)[0] >= 4 + PROBE_CONNECTIONS + OTHER_FILES > OPEN_FILES
 
 
 @pytest.mark.parametrize("sent", [b"G", b"GET /livez HTTP/1.1\r\nHost: x\r\n", b"\r\n"], ids=["a byte", "half", "a line break"])
