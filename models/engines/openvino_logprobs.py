@@ -21,6 +21,12 @@ from models.engines.supervision.messages import ReadLogprobs, Reply
 
 MAX_TEXTS = 4
 """Number of texts whose key-value caches are in memory, in fp32: 75 MB each for 1,024 tokens of GPT-2 small. Other texts wait."""
+OUT_OF_MEMORY = "the engine has no memory left"
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an exception says that there is no memory. OpenVINO wraps C++'s in a RuntimeError, and keeps its message."""
+    return isinstance(error, MemoryError) or "std::bad_alloc" in str(error)
 
 
 @dataclass(eq=False)
@@ -53,7 +59,7 @@ class LogprobModel:
         """Texts that wait for a cache, in order of arrival."""
         self._free: list[ov.InferRequest] = []
         self._error: Exception | None = None
-        """Why the model could not be compiled."""
+        """Why the model could not be compiled the last time."""
         self._compilation: threading.Thread | None = None
         self.wakeup = os.eventfd(0, os.EFD_NONBLOCK)
         """Becomes readable when the compilation has ended."""
@@ -70,6 +76,10 @@ class LogprobModel:
 
     def add(self, message: ReadLogprobs) -> None:
         """Queue the next tokens of a text."""
+        if self._compilation is None or (self._error and not (self._queue or self._waiting)):
+            self._error = None  # after a failure, try again: the memory, for example, may suffice now
+            self._compilation = threading.Thread(target=self._compile, daemon=True)
+            self._compilation.start()
         text = self._texts.get(message.id)
         if text is None:
             self._texts[message.id] = _Text(message.ids)
@@ -77,9 +87,6 @@ class LogprobModel:
         else:
             text.pending = message.ids
             self._queue.append(message.id)
-        if self._compilation is None:
-            self._compilation = threading.Thread(target=self._compile, daemon=True)
-            self._compilation.start()
         self._assign_caches()
 
     def cancel(self, id: int) -> None:
@@ -108,7 +115,8 @@ class LogprobModel:
             text.logprobs += _compute(text, chunk)
         except Exception as error:  # affects this text only
             self.cancel(id)
-            return Reply(id, error=str(error))
+            busy = is_out_of_memory(error)
+            return Reply(id, error=OUT_OF_MEMORY if busy else str(error), busy=busy)
         if text.pending:
             self._queue.append(id)
             return None

@@ -19,7 +19,7 @@ from openvino_genai.py_openvino_genai import GenerationHandle
 
 from models.base import FinishReason, SamplingParams
 from models.engines.openvino import OpenVINOConfig
-from models.engines.openvino_logprobs import LogprobModel
+from models.engines.openvino_logprobs import LogprobModel, is_out_of_memory
 from models.engines.supervision.flushing import FlushSchedule
 from models.engines.supervision.loop import main
 from models.engines.supervision.messages import AddRequest, Cancel, Output, ReadLogprobs, Reply, RequestFailure, StepReport
@@ -191,7 +191,7 @@ class Batch:
 
 
 def _failure(id: int, error: Exception) -> RequestFailure:
-    return RequestFailure(id, str(error), busy=isinstance(error, MemoryError))
+    return RequestFailure(id, str(error), busy=is_out_of_memory(error))
 
 
 class OpenVINOStepper:

@@ -25,7 +25,6 @@ from models.engines.supervision.messages import (
     Ping,
     Pong,
     Reply,
-    RequestFailure,
     StepReport,
     TextOutput,
 )
@@ -245,11 +244,11 @@ class SupervisedEngine(ABC):
         with self._lock:
             call = self._calls.pop(reply.id, None)
         if call:
-            resolve(call, reply.value if reply.error is None else RuntimeError(reply.error))
+            resolve(call, reply.value if reply.error is None else _exception(reply.error, busy=reply.busy))
 
     def _deliver_report(self, report: StepReport) -> None:
         self.steps, self.running, self.cache_usage = report.steps, report.running, report.cache_usage
-        events: list[tuple[int, Event]] = [(failure.id, _exception(failure)) for failure in report.failures]
+        events: list[tuple[int, Event]] = [(failure.id, _exception(failure.reason, busy=failure.busy)) for failure in report.failures]
         for output in report.outputs:
             self._failures = 0
             if (request := self._requests.get(output.id)) and (token := request.collect(self._token(request, output))):
@@ -300,5 +299,5 @@ def _ended_by_process(output: Output | TextOutput) -> bool:
     return bool(output.finish_reason if isinstance(output, Output) else output.token.finish_reason)
 
 
-def _exception(failure: RequestFailure) -> Exception:
-    return EngineBusy(failure.reason) if failure.busy else RuntimeError(failure.reason)
+def _exception(reason: str, *, busy: bool) -> Exception:
+    return EngineBusy(reason) if busy else RuntimeError(reason)

@@ -104,6 +104,8 @@ class Reply:
     id: int
     value: Any = None
     error: str | None = None
+    busy: bool = False
+    """See `RequestFailure`."""
 
 
 @dataclass(frozen=True)

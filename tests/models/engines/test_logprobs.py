@@ -1,19 +1,23 @@
 """The log-probabilities that both engines compute, compared with the logits of the model itself."""
 
 import asyncio
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
 
+import openvino
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from models.base import NOTHING_GENERATED, PromptLogprobs, PromptTooLong, SamplingParams, Token, UnknownIds
 from models.engines import MAX_LOGPROBS, Engine, EngineStopped, IdLogprob
+from models.engines.openvino_logprobs import LogprobModel as OpenVINOLogprobModel
+from models.engines.supervision.messages import ReadLogprobs, Reply
 from models.engines.transformers_logprobs import LogprobModel, TransformersLogprobReader
 from models.llm import LLM
-from tests.conftest import HANG_SECONDS
+from tests.conftest import HANG_SECONDS, wait_until
 from tests.models.engines.conftest import PROMPTS, build, collect, text_of
 
 
@@ -163,3 +167,42 @@ def test_the_reference_stops_reading_between_two_chunks(artifact: Path, stopped:
     model._model.forward = held_forward
     asyncio.run(stop_in_the_first_chunk())
     assert chunks == 1
+
+
+IDS = [5, 6, 7]
+
+
+def read_alone(model: OpenVINOLogprobModel, id: int) -> Reply:
+    replies: list[Reply] = []
+    model.add(ReadLogprobs(id, IDS))
+
+    def replied() -> bool:
+        if reply := model.step():
+            replies.append(reply)
+        return bool(replies)
+
+    wait_until(replied, "the text is read")
+    return replies[0]
+
+
+def test_a_model_that_could_not_be_compiled_is_compiled_for_the_next_text(artifact: Path, tmp_path: Path) -> None:
+    shutil.copytree(artifact / "openvino", tmp_path / "openvino")
+    ir = tmp_path / "openvino/openvino_model.xml"
+    ir.rename(tmp_path / "away")
+    model = OpenVINOLogprobModel(tmp_path, 256)
+    failed = read_alone(model, 1)
+    assert failed.error
+    assert not failed.busy
+    (tmp_path / "away").rename(ir)
+    assert len(read_alone(model, 2).value) == len(IDS)
+
+
+def test_a_lack_of_memory_is_no_room(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("Exception from src/inference/src/cpp/core.cpp:84:\nConverting input model\nstd::bad_alloc\n")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(openvino, "Core", fail)
+        model = OpenVINOLogprobModel(artifact, 256)
+        assert read_alone(model, 1) == Reply(1, error="the engine has no memory left", busy=True)
+    assert len(read_alone(model, 2).value) == len(IDS)
