@@ -187,8 +187,9 @@ class SupervisedEngine(ABC):
             try:
                 process = self._start()
             except EngineStopped as error:
-                if not self._closing.is_set():
-                    logger.error("%s cannot start: %s", self._name, error)
+                if self._closing.is_set():
+                    return None
+                logger.error("%s cannot start: %s", self._name, error)
                 continue
             with self._lock:
                 self._process, self.restarts = process, self.restarts + 1
