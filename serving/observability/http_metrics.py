@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.observability.metrics import SECONDS, before_scrape
+from serving.observability.metrics import SECONDS, update_metrics
 
 if TYPE_CHECKING:
     from prometheus_client import Counter, Gauge, Histogram
@@ -55,8 +55,7 @@ class HTTPMetricsMiddleware:
             await self.app(scope, receive, send)
             return
         if scope["path"] == METRICS_PATH:
-            for update in before_scrape:
-                update()
+            update_metrics()
         metrics, started, status = collectors(), time.perf_counter(), 0
 
         async def send_and_note_status(message: Message) -> None:

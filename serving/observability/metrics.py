@@ -82,7 +82,13 @@ def collectors() -> Collectors:
 
 
 before_scrape: list[Callable[[], None]] = []
-"""Called before `/metrics` is answered, to update the metrics that have no event of their own."""
+"""Update the metrics that have no event of their own."""
+
+
+def update_metrics() -> None:
+    """Update the metrics that have no event of their own; for whoever reads the metrics."""
+    for update in before_scrape:
+        update()
 
 
 class ModelMetrics:

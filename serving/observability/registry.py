@@ -1,13 +1,16 @@
 """Where the metrics of a worker are kept: in its memory, if it is the only one."""
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.server.metrics.prometheus import PrometheusClient
 
+from serving.observability.metrics import update_metrics
+
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
+    from prometheus_client import CollectorRegistry, Metric
 
 FILES = "PROMETHEUS_MULTIPROC_DIR"
 """The variable with the directory of the files that several workers share. prometheus_client reads it when it is imported."""
@@ -26,12 +29,22 @@ def configure_metrics(service_name: str) -> None:
 
 
 def registry() -> "CollectorRegistry":
-    """Return the metrics of all workers."""
+    """Return the metrics of all workers, each time as they are at that moment."""
     from prometheus_client import REGISTRY, CollectorRegistry
     from prometheus_client.multiprocess import MultiProcessCollector
 
-    if FILES not in os.environ:
-        return REGISTRY
-    shared = CollectorRegistry()
-    MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
-    return shared
+    source = REGISTRY
+    if FILES in os.environ:
+        source = CollectorRegistry()
+        MultiProcessCollector(source)  # type: ignore[no-untyped-call]
+
+    class Updated(CollectorRegistry):
+        def collect(self) -> "Iterable[Metric]":
+            update_metrics()
+            return source.collect()
+
+        def restricted_registry(self, names: "Iterable[str]") -> Any:
+            update_metrics()
+            return source.restricted_registry(names)
+
+    return Updated()
