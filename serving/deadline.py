@@ -11,7 +11,8 @@ from serving.problems import REQUEST_SCOPE, Problem
 from serving.settings import settings
 
 HEADER = "X-Request-Timeout"
-SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?|\.[0-9]{1,9}", re.ASCII)
+SECONDS = re.compile(r"([0-9]+(\.[0-9]+)?|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
+"""A number as in JSON, which is what clients that are generated from the document send."""
 
 
 def start_deadline(request: Request) -> None:
