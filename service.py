@@ -1,8 +1,9 @@
 """The Bento: three generations of language models behind one HTTP API."""
 
 import gc
+import logging
 import os
-import threading
+import time
 from functools import cached_property
 from typing import Any
 
@@ -27,6 +28,7 @@ from serving.api.schemas import (
 )
 from serving.api.served_model import ServedModel, serve_model
 from serving.app import TrigenService
+from serving.edge.drain import DRAIN
 from serving.observability.logs import configure_logs
 from serving.observability.metrics import before_scrape
 from serving.settings import settings
@@ -43,11 +45,24 @@ IMAGE.run(f"echo '{UV}' | pip install --no-cache-dir --require-hashes --no-deps 
 
 GIVEN_UP_STATUS = 70
 """The exit status of a worker whose engine has given up: EX_SOFTWARE of sysexits.h."""
+GIVEN_UP_SECONDS = 2
+"""How long such a worker answers at least, so that a probe sees why it exits."""
+
+logger = logging.getLogger("bentoml.trigen")
 
 
 def exit_worker() -> None:
-    """End this worker with a status other than 0, after the time for its last responses."""
-    threading.Timer(LAST_EVENT_SECONDS, os._exit, [GIVEN_UP_STATUS]).start()
+    """End this worker with a status other than 0: refuse new requests at once, and let those of the other models end first.
+
+    An engine that gives up calls this in a thread of its own.
+    """
+    DRAIN.refusing = True
+    logger.critical("The worker exits with status %d as soon as its running requests have ended", GIVEN_UP_STATUS)
+    deadline = time.monotonic() + settings().timeout_seconds + LAST_EVENT_SECONDS
+    time.sleep(GIVEN_UP_SECONDS)
+    while DRAIN.open_requests and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os._exit(GIVEN_UP_STATUS)
 
 
 @bentoml.service(name="trigen", service_class=TrigenService, image=IMAGE)

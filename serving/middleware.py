@@ -48,6 +48,8 @@ class ContractMiddleware:
             try:
                 if scope["state"].get("crowded") and scope["path"] not in PROBES:
                     raise Problem.crowded()
+                if DRAIN.refusing and scope["path"] not in PROBES:
+                    raise Problem.stopping()
                 await self.app(scope, receive, send_with_headers)
             except Problem as problem:
                 await problem.response()(scope, receive, send_with_headers)

@@ -15,6 +15,8 @@ from serving.settings import settings
 
 CONTEXT_CHARACTERS = 20_000
 MAX_STOP_STRINGS = 8
+NOT_BLANK = r"[^\s\x85\uFEFF]"
+"""A character that is no white space. Pydantic and JSON Schema (ECMA-262) disagree about these two."""
 AnyInteger = BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)
 """Accepts 20.0 for 20: JSON Schema counts it as an integer, and some clients send it. In an `Annotated` it must come after the bounds, or
 pydantic omits them from the schema.
@@ -145,10 +147,10 @@ class GenerateEvent(BaseModel):
 class AnswerRequest(RequestBody):
     """A question about a passage."""
 
-    question: str = Field(min_length=1, max_length=4_000, pattern=r"\S", examples=["Who kept the light?"], description="The question.")
+    question: str = Field(min_length=1, max_length=4_000, pattern=NOT_BLANK, examples=["Who kept the light?"], description="The question.")
     context: str = Field(
         min_length=1,
-        pattern=r"\S",
+        pattern=NOT_BLANK,
         max_length=CONTEXT_CHARACTERS,
         examples=["From 1889 to 1921 the light was kept by Anna Berg."],
         description="The passage that contains the answer.",

@@ -16,6 +16,8 @@ class Drain:
 
     def __init__(self) -> None:
         self.draining = False
+        self.refusing = False
+        """Whether requests are refused because the worker is about to exit."""
         self._requests: set[asyncio.Task[None]] = set()
 
     @contextmanager
@@ -28,6 +30,11 @@ class Drain:
             yield
         finally:
             self._requests.discard(task)
+
+    @property
+    def open_requests(self) -> int:
+        """The number of open requests."""
+        return len(self._requests)
 
     async def wait_for_requests(self) -> None:
         """Wait until the open requests have been answered: uvicorn does not wait for those that it has cancelled."""
