@@ -22,7 +22,7 @@ pytestmark = pytest.mark.load
 
 CANCELLED = 1_000
 CLIENTS = 32
-WARM_UP = 1_000
+WARM_UP = 3_000
 """Requests that are cancelled before the first measurement: OpenVINO keeps what it has allocated for each new shape of a batch."""
 MEASURED = 41
 MAX_SLOWDOWN, MAX_MEMORY_CHANGE = 0.10, 0.02
