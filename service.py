@@ -28,11 +28,10 @@ from serving.api.schemas import (
 )
 from serving.api.served_model import ServedModel, serve_model
 from serving.app import TrigenService
-from serving.edge.drain import DRAIN
+from serving.edge.drain import DRAIN, LAST_RESPONSE_SECONDS
 from serving.observability.logs import configure_logs
 from serving.observability.metrics import before_scrape
 from serving.settings import settings
-from serving.streaming import LAST_EVENT_SECONDS, drain_streams
 
 # BentoML adds a compiler and git (590 MB) to the images of the distributions it knows; "wheels-only" is not one of them. The image installs
 # serving/requirements.lock with uv. BentoML would install the newest uv, unless there is one: this one, for x86_64 and for aarch64.
@@ -58,7 +57,7 @@ def exit_worker() -> None:
     """
     DRAIN.refusing = True
     logger.critical("The worker exits with status %d as soon as its running requests have ended", GIVEN_UP_STATUS)
-    deadline = time.monotonic() + settings().timeout_seconds + LAST_EVENT_SECONDS
+    deadline = time.monotonic() + settings().timeout_seconds + LAST_RESPONSE_SECONDS
     time.sleep(GIVEN_UP_SECONDS)
     while DRAIN.open_requests and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -164,8 +163,7 @@ class Trigen:
 
     @bentoml.on_shutdown
     async def close(self) -> None:
-        """Wait for the streams' last events, then stop the engines."""
-        await drain_streams()
+        """Stop the engines."""
         self.rnn.close()
         self.llm.close()
         self.files.close()

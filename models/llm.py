@@ -62,6 +62,8 @@ class Answer:
     """Offset of the answer's first character in the context; None if the answer is not a span of the context."""
     end: int | None
     """Offset after the answer's last character; None if the answer is not a span of the context."""
+    tokens: int
+    """Number of generated tokens, including that of the end."""
     ended: bool
     """Whether the model ended the answer before the length limit."""
 
@@ -172,6 +174,7 @@ class LLM:
             score=math.exp(min(0.0, sum(token.cumulative_logprob or 0.0 for token in tokens))),
             start=start if start >= 0 else None,
             end=start + len(text) if start >= 0 else None,
+            tokens=sum(token.count for token in tokens),
             ended=bool(tokens) and tokens[-1].finish_reason == "stop",
         )
 

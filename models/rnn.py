@@ -21,7 +21,7 @@ from models.base import NOTHING_GENERATED, Prompt, PromptLogprobs, SamplingParam
 from models.engines import Supervision
 from models.engines.lstm import LSTMEngine
 from models.spelling import Spelling
-from models.words import Vocabulary, require_text, tokenize
+from models.words import Vocabulary, count_tokens, require_text
 
 Array = NDArray[np.float32]
 
@@ -120,7 +120,7 @@ class RNN:
 
     def count(self, prompt: Prompt) -> int:
         """See `TextModel`."""
-        return len(tokenize(require_text(prompt)))
+        return count_tokens(require_text(prompt))
 
     def stream(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Token]:
         """See `TextModel.stream`."""
@@ -129,8 +129,9 @@ class RNN:
 
     async def stream_with_prompt_logprobs(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[PromptLogprobs | Token]:
         """See `TextModel.stream_with_prompt_logprobs`."""
-        async for read in self.engine.stream(require_text(prompt), replace(params, length=0, stop=())):
-            yield PromptLogprobs(read.logprobs)
+        async with aclosing(self.engine.stream(require_text(prompt), replace(params, length=0, stop=()))) as readings:
+            async for read in readings:
+                yield PromptLogprobs(read.logprobs)
         async with aclosing(self.stream(prompt, params)) as tokens:
             async for token in tokens:
                 yield token

@@ -30,12 +30,7 @@ def tokenize(text: str) -> list[str]:
 
     A space is put in front of the text first, so that its first word is the same token as anywhere else.
     """
-    return list(iterate_words(text))
-
-
-def iterate_words(text: str) -> Iterator[str]:
-    """Yield the tokens of `tokenize` one by one, so that a long text needs no time at once."""
-    return (match.group() for match in _TOKEN.finditer(" " + text)) if text else iter(())
+    return list(iterate_tokens(text))
 
 
 def iterate_tokens(text: str) -> Iterator[str]:

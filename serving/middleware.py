@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import secrets
+from contextlib import nullcontext
 
 from opentelemetry.trace import get_current_span
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -44,12 +45,12 @@ class ContractMiddleware:
                 self._security_headers.add(message, scope["path"])
             await send(message)
 
-        with DRAIN.request():
+        is_probe = scope["path"] in PROBES
+        if not is_probe and (refusal := _refusal(scope)):
+            await refusal.response()(scope, receive, send_with_headers)
+            return
+        with nullcontext() if is_probe else DRAIN.request():
             try:
-                if scope["state"].get("crowded") and scope["path"] not in PROBES:
-                    raise Problem.crowded()
-                if DRAIN.refusing and scope["path"] not in PROBES:
-                    raise Problem.stopping()
                 await self.app(scope, receive, send_with_headers)
             except Problem as problem:
                 await problem.response()(scope, receive, send_with_headers)
@@ -62,3 +63,10 @@ class ContractMiddleware:
                     raise
                 logger.exception("%s failed", log_field(scope["path"]))
                 await Problem.internal().response()(scope, receive, send_with_headers)
+
+
+def _refusal(scope: Scope) -> Problem | None:
+    """Return the problem if the worker takes no more requests, or none on this connection."""
+    if scope["state"].get("crowded"):
+        return Problem.crowded()
+    return Problem.stopping() if DRAIN.refusing else None

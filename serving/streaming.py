@@ -14,16 +14,14 @@ from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from serving.deadline import deadline, time_limit
+from serving.edge.drain import LAST_RESPONSE_SECONDS
 from serving.problems import Problem
 from serving.settings import settings
 
-LAST_EVENT_SECONDS = 5
-"""The time to send a stream's last event after its deadline or its cancellation."""
 PING = b": still there\n\n"
 """An SSE comment, which clients skip."""
 
 logger = logging.getLogger("bentoml.trigen")
-_open_streams: set[asyncio.Task[None]] = set()
 T = TypeVar("T")
 
 
@@ -60,30 +58,22 @@ class EventStream(StreamingResponse):
         """Send the response. When uvicorn cancels this call because the service stops, end the stream with a last event."""
         # A separate task, because the cancellation may arrive while an event is being sent, and must not cut that event off.
         stream = asyncio.create_task(self._send_all(scope, receive, send))
-        _open_streams.add(stream)
-        stream.add_done_callback(_open_streams.discard)
         try:
             await asyncio.shield(stream)
         except asyncio.CancelledError:
             self._items.stop()
-            await drain_streams()
+            await asyncio.wait([stream], timeout=LAST_RESPONSE_SECONDS)
 
     async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection = _PingedConnection(send)
         pings = asyncio.create_task(connection.ping())
         try:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(self._items.deadline + LAST_EVENT_SECONDS):
+                async with asyncio.timeout_at(self._items.deadline + LAST_RESPONSE_SECONDS):
                     await super().__call__(scope, receive, connection.send)
         finally:
             pings.cancel()
             await self._items.aclose()
-
-
-async def drain_streams() -> None:
-    """Wait until the open streams have sent their last events. Neither uvicorn nor BentoML waits for cancelled streams."""
-    if _open_streams:
-        await asyncio.wait(_open_streams, timeout=LAST_EVENT_SECONDS)
 
 
 def stream_problem(error: Exception) -> Problem:

@@ -23,7 +23,7 @@ from models.engines.supervision.messages import AddRequest, Cancel, ReadLogprobs
 from models.lstm_batch import FIRST_WORD, Array, BatchedLSTM
 from models.sampling import sample_from_weights
 from models.spelling import Spelling
-from models.words import BOUNDARY, Vocabulary, iterate_words, prompt_logprobs, require_text, without_leading_space
+from models.words import BOUNDARY, Vocabulary, iterate_tokens, prompt_logprobs, require_text, without_leading_space
 
 MAX_STREAMS = 4
 """The most cores to use: more would take them from the LLM."""
@@ -47,7 +47,7 @@ class _Text:
     prompt_logprobs: list[Logprob] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.words = iterate_words(self.prompt.rstrip(" "))  # a space at the end belongs to the next word
+        self.words = iterate_tokens(self.prompt.rstrip(" "))  # a space at the end belongs to the next word
         self.generator = np.random.default_rng(self.params.seed)
         self.schedule = FlushSchedule.of(self.params)
 

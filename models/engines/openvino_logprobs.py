@@ -15,12 +15,10 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
-from models.engines import MAX_LOGPROBS, IdLogprob
+from models.engines import MAX_LOGPROBS, SCORED_TEXTS, IdLogprob
 from models.engines.openvino import EXACT
 from models.engines.supervision.messages import ReadLogprobs, Reply
 
-MAX_TEXTS = 4
-"""Number of texts whose key-value caches are in memory, in fp32: 75 MB each for 1,024 tokens of GPT-2 small. Other texts wait."""
 OUT_OF_MEMORY = "the engine has no memory left"
 
 
@@ -128,7 +126,7 @@ class LogprobModel:
             core = ov.Core()
             ir = core.read_model(self._directory / "openvino/openvino_model.xml")
             model = core.compile_model(_with_logprob_outputs(ir), "CPU", dict(EXACT.properties))
-            self._free = [model.create_infer_request() for _ in range(MAX_TEXTS)]
+            self._free = [model.create_infer_request() for _ in range(SCORED_TEXTS)]
         except Exception as error:  # fails the waiting texts
             self._error = error
         os.eventfd_write(self.wakeup, 1)

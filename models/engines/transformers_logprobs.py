@@ -12,12 +12,10 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
-from models.engines import MAX_LOGPROBS, EngineStopped, IdLogprob
+from models.engines import MAX_LOGPROBS, SCORED_TEXTS, EngineStopped, IdLogprob
 
 CHUNK_TOKENS = 256
 """Tokens computed at once; the logits of all tokens of a long text would take gigabytes."""
-MAX_TEXTS = 4
-"""Number of texts whose key-value caches are in memory, in fp32. Other texts wait."""
 
 
 class LogprobModel:
@@ -26,7 +24,7 @@ class LogprobModel:
     def __init__(self, directory: Path, device: torch.device) -> None:
         self._directory, self._device = directory, device
         self._lock = threading.Lock()
-        self.caches = asyncio.Semaphore(MAX_TEXTS)
+        self.caches = asyncio.Semaphore(SCORED_TEXTS)
         self.closed = False
 
     @cached_property

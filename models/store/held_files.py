@@ -1,14 +1,22 @@
 """The files of the models that a service runs, kept open, so that nothing that happens to the store afterwards affects the service."""
 
+import fcntl
 import os
 import shutil
 import tempfile
+import time
 import weakref
+from contextlib import suppress
 from pathlib import Path
 
 from bentoml import Model
 
 from models.store.checksums import verify
+
+PREFIX = "trigen-models-"
+"""The names of the directories of links begin with this."""
+START_SECONDS = 60
+"""A directory that is younger may not be locked yet by its process."""
 
 
 class HeldFiles:
@@ -18,8 +26,10 @@ class HeldFiles:
     """
 
     def __init__(self) -> None:
-        self._descriptors: list[int] = []
-        self._links = Path(tempfile.mkdtemp(prefix="trigen-models-"))
+        _remove_links_of_dead_processes()
+        self._links = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self._descriptors = [os.open(self._links, os.O_RDONLY)]
+        fcntl.flock(self._descriptors[0], fcntl.LOCK_SH)  # says that this process is alive
         self.close = weakref.finalize(self, _release, self._links, self._descriptors)
         """Closes the files and removes the links. Runs at exit at the latest."""
 
@@ -42,6 +52,19 @@ class HeldFiles:
             self._descriptors.append(os.open(path, os.O_RDONLY))
             link.symlink_to(process / str(self._descriptors[-1]))
         return target
+
+
+def _remove_links_of_dead_processes() -> None:
+    """Remove the directories that killed processes have left behind, whose links lead nowhere."""
+    for links in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError):
+            lock = os.open(links, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its process is alive
+                if time.time() - links.stat().st_mtime > START_SECONDS:
+                    shutil.rmtree(links)
+            finally:
+                os.close(lock)
 
 
 def _release(links: Path, descriptors: list[int]) -> None:

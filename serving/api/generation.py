@@ -41,8 +41,7 @@ async def answer_question(served: ServedModel[LLM], question: str, context: str,
     async with generation.slot():
         with generation.problems(), text:
             answer = await served.model.answer(question, context, length)
-            ended = int(answer.ended)  # the end-of-text token is one of the tokens
-            text.see(Token(answer.answer, finish_reason="stop" if ended else "length", count=await served.count(answer.answer) + ended))
+            text.see(Token(answer.answer, finish_reason="stop" if answer.ended else "length", count=answer.tokens))
     served.metrics.count_answer(answer.score, is_span=answer.start is not None)
     return AnswerResponse(answer=answer.answer, score=answer.score, start=answer.start, end=answer.end, model=served.tag)
 

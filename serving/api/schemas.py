@@ -39,12 +39,15 @@ class RequestBody(bentoml.IODescriptor):
         BentoML's own method has no size limit and logs a traceback for every invalid body.
         """
         limit = settings().max_body_bytes
+        too_large = Problem(413, f"The body exceeds the limit of {limit:,} bytes.")
         body = bytearray()
         try:
+            if int(request.headers.get("content-length", 0)) > limit:  # the parser accepts digits only
+                raise too_large
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > limit:
-                    raise Problem(413, f"The body exceeds the limit of {limit:,} bytes.")
+                    raise too_large
         except ClientDisconnect:
             raise Problem(400, "The client disconnected while sending the body.") from None
         body_read: asyncio.Event = request.state.body_read

@@ -32,10 +32,10 @@ ENGINES, WORKER, CLIENTS = "tests/faults/test_engines.py", "tests/faults/test_wo
 REPLACED = "replaced in place; only streams that had begun are lost, each with a last event `error`"
 ROWS = [
     Row("none, for comparison", "", f"{ENGINES}::test_without_a_fault"),
-    Row("LLM's engine killed", f"{REPLACED}; the next answer within 10 s", f"{ENGINES}::test_a_killed_engine_is_replaced[llm]"),
-    Row("LSTM's engine killed", REPLACED, f"{ENGINES}::test_a_killed_engine_is_replaced[rnn]"),
-    Row("LLM's engine hangs", f"{REPLACED}; noticed after 2 s, by setting", f"{ENGINES}::test_a_hung_engine_is_replaced[llm]"),
-    Row("LSTM's engine hangs", f"{REPLACED}; noticed after 2 s, by setting", f"{ENGINES}::test_a_hung_engine_is_replaced[rnn]"),
+    Row("LLM's engine killed", f"{REPLACED}; the next answer within 10 s", f"{ENGINES}::test_an_engine_is_replaced[llm-killed]"),
+    Row("LSTM's engine killed", REPLACED, f"{ENGINES}::test_an_engine_is_replaced[rnn-killed]"),
+    Row("LLM's engine hangs", f"{REPLACED}; noticed after 2 s, by setting", f"{ENGINES}::test_an_engine_is_replaced[llm-hung]"),
+    Row("LSTM's engine hangs", f"{REPLACED}; noticed after 2 s, by setting", f"{ENGINES}::test_an_engine_is_replaced[rnn-hung]"),
     Row("LLM's engine gets no more memory", REPLACED, f"{ENGINES}::test_an_engine_without_memory_is_replaced"),
     Row(
         "LLM's engine killed at each start",

@@ -274,10 +274,7 @@ class SupervisedEngine(ABC):
     def _fail_begun_requests(self) -> None:
         """Fail the calls, and the requests whose beginning has been delivered or that have started again already."""
         with self._lock:
-            lost = [id for id, request in self._requests.items() if request.delivered or request.tries > 1]
-            for id, request in self._requests.items():
-                if id not in lost:
-                    request.start_again()
+            lost = [id for id, request in self._requests.items() if not request.start_again()]
             calls, self._calls = self._calls, {}
         error = EngineStopped("the engine has failed and is being replaced")
         self._deliver([(id, error) for id in lost])

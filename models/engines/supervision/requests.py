@@ -26,9 +26,9 @@ class Request:
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     detokenizer: Any = None
     """The `IncrementalDetokenizer` of an engine that needs one, set once the prompt has been encoded."""
-    tries: int = 1
     delivered: bool = False
-    """Whether an event has been delivered. If not, the request can start again in another process."""
+    """Whether an event has been delivered."""
+    has_started_again: bool = False
     held: Token | None = None
     """What a request that wants its text as a whole has got so far."""
 
@@ -41,11 +41,12 @@ class Request:
             return replace(self.held, text=self.held.text[:end], finish_reason="stop")
         return self.held if token.finish_reason else None
 
-    def start_again(self) -> None:
-        """Forget what the previous process has generated."""
-        self.tries += 1
-        self.detokenizer = None
-        self.held = None
+    def start_again(self) -> bool:
+        """Forget what the process has generated, for another one. Returns False if something was delivered, or if this was done before."""
+        if self.delivered or self.has_started_again:
+            return False
+        self.has_started_again, self.detokenizer, self.held = True, None, None
+        return True
 
 
 @dataclass(eq=False)

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from models.base import SamplingParams, Token
-from models.engines import EngineBusy, EngineStopped, load_engine
+from models.engines import SCORED_TEXTS, EngineBusy, EngineStopped, load_engine
 from models.engines.openvino import EXACT, REPRODUCIBLE, OpenVINOEngine
-from models.engines.openvino_logprobs import MAX_TEXTS, LogprobModel
+from models.engines.openvino_logprobs import LogprobModel
 from models.engines.openvino_process import Batch, activation_group_size, load, token_cache_bytes
 from models.engines.supervision.loop import serve
 from models.engines.supervision.messages import AddRequest, Failure, Output, ReadLogprobs, Ready, Reply, StepReport
@@ -182,7 +182,7 @@ def test_few_texts_have_a_cache_for_their_logprobs_at_once(artifact: Path) -> No
             caches = max(caches, sum(text.request is not None for text in model._texts.values()))
             model.cancel(reply.id)
     assert {reply.error for reply in replies} == {None}
-    assert caches == MAX_TEXTS
+    assert caches == SCORED_TEXTS
     assert model.texts == 0
 
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +19,7 @@ from models.engines.supervision.engine import SupervisedEngine
 from models.llm import LLM
 from models.rnn import RNN
 from models.store import TrigenModel
-from models.store.held_files import HeldFiles
+from models.store.held_files import PREFIX, HeldFiles
 from tests.conftest import Trained, wait_until
 
 PARAMS = SamplingParams(5, temperature=0, logprobs=1)
@@ -31,6 +32,20 @@ def store(trained: Trained, tmp_path: Path) -> Iterator[Path]:
     BentoMLContainer.model_store.set(ModelStore(tmp_path / "models"))
     yield tmp_path / "models"
     BentoMLContainer.model_store.reset()
+
+
+def test_links_that_no_process_holds_are_removed_once_they_are_old() -> None:
+    left, new = (Path(tempfile.mkdtemp(prefix=PREFIX)) for _ in range(2))
+    (left / "file").symlink_to("/proc/0/fd/3")
+    held = HeldFiles()
+    for links in (left, held._links):
+        os.utime(links, (0, 0))
+    HeldFiles().close()
+    assert not left.exists()
+    assert new.exists()
+    assert held._links.exists()
+    held.close()
+    new.rmdir()
 
 
 def text(model: TextModel) -> str:
