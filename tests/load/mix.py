@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from models.engines import SCORED_TEXTS
+from models.engines.openvino import OpenVINOConfig
+
 PROJECT = Path(__file__).resolve().parents[2]
 PASSAGES = sorted({json.loads(line)["context"] for line in (PROJECT / "data/quickstart/train.jsonl").read_text().splitlines()})
 VARIANTS = 8
@@ -155,8 +158,20 @@ MANY_TEXTS = LoadRequest("128 LSTM texts", "/v1/completions", completion("rnn", 
 
 
 def cache_fillers() -> Iterator[LoadRequest]:
-    """Yield requests that fill the LLM's key-value cache, which grows up to its limit and then stays: 96 long prompts, all different."""
+    """Yield requests that fill what the LLM's engine keeps, so that its memory stays the same afterwards. All their prompts differ.
+
+    The key-value cache grows up to its limit: 96 long prompts. OpenVINO compiles kernels for each number of tokens in a step and keeps
+    them (https://github.com/openvinotoolkit/openvino/issues/23316): one prompt of each length that fits a step. The model that reads
+    log-probabilities keeps its buffers: as many texts as it reads at once, each as long as a step.
+    """
     random_numbers = random.Random(0)
-    for _ in range(24):
-        prompts = [random_numbers.choices(range(1, 8_000), k=1_000) for _ in range(4)]
+
+    def prompt(tokens: int) -> list[int]:
+        return random_numbers.choices(range(1, 8_000), k=tokens)
+
+    long = [[prompt(1_000) for _ in range(4)] for _ in range(24)]
+    of_each_length = [prompt(tokens) for tokens in range(1, OpenVINOConfig.step_tokens + 1)]
+    for prompts in long + of_each_length:
         yield LoadRequest("cache filler", "/v1/completions", {"model": "llm", "prompt": prompts, "max_tokens": 1})
+    scored = [prompt(OpenVINOConfig.step_tokens) for _ in range(SCORED_TEXTS)]
+    yield LoadRequest("cache filler", "/v1/completions", {"model": "llm", "prompt": scored, "max_tokens": 0, "echo": True, "logprobs": 1})

@@ -22,9 +22,10 @@ pytestmark = pytest.mark.load
 
 CANCELLED = 1_000
 CLIENTS = 32
-WARM_UP = 3_000
-"""Requests that are cancelled before the first measurement: OpenVINO keeps what it has allocated for each new shape of a batch."""
-MEASURED = 41
+WARM_UP = 2_000
+"""Requests that are cancelled before the first measurement."""
+ROUNDS, MEASURED = 5, 41
+"""Rounds of a measurement, and requests to each model in a round. The fastest round counts: other programs only slow one down."""
 MAX_SLOWDOWN, MAX_MEMORY_CHANGE = 0.10, 0.02
 LONG = {
     "bigram": ("/generate_text", native(512, 0), 0.02),
@@ -48,22 +49,26 @@ SHORT = {
 
 @dataclass(frozen=True)
 class State:
-    """The service when it is idle: the median seconds of a request to each model, and the resident memory in bytes."""
+    """The service when it is idle: the median seconds of a request to each model in its fastest round, and the resident memory in bytes."""
 
     seconds: dict[str, float]
     memory: int
 
 
 async def _measure(session: aiohttp.ClientSession, server: Server) -> State:
-    times: dict[str, list[float]] = {name: [] for name in SHORT}
-    for number in range(MEASURED):
-        for name, (path, body) in SHORT.items():
-            started = time.perf_counter()
-            async with session.post(server.url + path, json=body(number)) as response:
-                response.raise_for_status()
-                await response.read()
-            times[name].append(time.perf_counter() - started)
-    return State({name: statistics.median(values) for name, values in times.items()}, sample(server.pid).total)
+    medians: dict[str, list[float]] = {name: [] for name in SHORT}
+    for _ in range(ROUNDS):
+        times: dict[str, list[float]] = {name: [] for name in SHORT}
+        for number in range(MEASURED):
+            for name, (path, body) in SHORT.items():
+                started = time.perf_counter()
+                async with session.post(server.url + path, json=body(number)) as response:
+                    response.raise_for_status()
+                    await response.read()
+                times[name].append(time.perf_counter() - started)
+        for name, values in times.items():
+            medians[name].append(statistics.median(values))
+    return State({name: min(values) for name, values in medians.items()}, sample(server.pid).total)
 
 
 async def _cancel(session: aiohttp.ClientSession, server: Server, count: int, seed: int) -> Counter[str]:
@@ -108,7 +113,6 @@ async def _run(server: Server) -> dict[str, Any]:
             async with session.post(server.url + request.path, json=request.body) as response:
                 response.raise_for_status()
                 await response.read()
-        await _measure(session, server)
         await _cancel(session, server, WARM_UP, 0)
         await _wait_until_idle(session, server)
         before = await _measure(session, server)
