@@ -12,7 +12,7 @@ import statistics
 from contextlib import closing
 from pathlib import Path
 
-from models.answers import Answer
+from models.answering.answers import Answer
 from models.llm import LLM
 from training.data.selection import answerable, draw
 from training.data.squad import load_splits

@@ -21,7 +21,7 @@ ROWS = 5000
 
 def prompts_and_completions(rows: Any) -> Any:
     """Return `rows` as prompts and completions in train.py's template: SFTTrainer supervises only the answer and the end of the text."""
-    from models.llm import answer_text, question_prompt
+    from models.answering.prompts import answer_text, question_prompt
 
     return rows.map(
         lambda row: {

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from models.answers import DECLINED
+from models.answering.answers import DECLINED
+from models.answering.prompts import question_prompt
 from models.base import SamplingParams, TextModel
 from models.bigram import Bigram
 from models.engines.tokenization import load_tokenizer
-from models.llm import LLM, question_prompt
+from models.llm import LLM
 from models.rnn import RNN
 from serving.openapi import document
 from tests.client import CONTEXT, GENERATE_BODY, GENERATE_ROUTES, complete, get, post

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from models.llm import PromptOrder
+from models.answering.prompts import PromptOrder
 
 ModelName = Literal["bigram", "rnn", "llm"]
 Preset = Literal["gpt2-squad", "quickstart"]

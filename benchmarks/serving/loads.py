@@ -10,7 +10,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from models.llm import question_prompt
+from models.answering.prompts import question_prompt
 
 ROWS = Path(__file__).resolve().parents[2] / "data/quickstart/train.jsonl"
 PROMPT_TOKENS, NEW_TOKENS = 16, (64, 100)

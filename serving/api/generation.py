@@ -5,8 +5,9 @@ from typing import Any
 
 from starlette.responses import Response
 
+from models.answering.prompts import question_prompt
 from models.base import SamplingParams, TextModel, Token
-from models.llm import LLM, question_prompt
+from models.llm import LLM
 from serving.api.schemas import AnswerResponse, GenerateEvent, GenerateResponse, sampling_params
 from serving.api.served_model import Generation, ServedModel
 from serving.streaming import EventStream, ServiceStopping, stream_problem

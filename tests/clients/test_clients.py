@@ -189,7 +189,7 @@ def test_the_lm_eval_tasks_use_the_question_template_of_training() -> None:
     import jinja2
     import yaml
 
-    from models.llm import answer_text, question_prompt
+    from models.answering.prompts import answer_text, question_prompt
 
     row: dict[str, Any] = {"context": " From 1889 it was kept. ", "question": " Who kept it?", "answers": {"text": ["Anna Berg"]}}
     for name in ("answers", "answer_likelihood"):

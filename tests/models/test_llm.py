@@ -7,10 +7,11 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from models.answers import DECLINED, AnswerSettings
+from models.answering.answers import DECLINED, AnswerSettings
+from models.answering.prompts import ANSWER_FOLLOWS, answer_text, question_prompt
 from models.base import Prompt, SamplingParams, Token
 from models.engines import LogprobReader
-from models.llm import ANSWER_FOLLOWS, LLM, answer_text, question_prompt
+from models.llm import LLM
 
 
 class Scripted:

@@ -16,8 +16,8 @@ from datasets import Dataset
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
-from models import llm
-from models.llm import ANSWER_FOLLOWS, PromptOrder, answer_text, document_start, question_prompt, undecided_prompt
+from models.answering import prompts
+from models.answering.prompts import ANSWER_FOLLOWS, PromptOrder, answer_text, document_start, question_prompt, undecided_prompt
 from training.data.selection import answerable, index_contexts, is_chosen
 from training.errors import TrainingError
 
@@ -87,7 +87,7 @@ def encode(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: EncodingCo
     # code, and a tokenizer's changes with its first use. So hash the source code and the tokenizer's definition.
     sources = [
         Path(__file__).read_text(),
-        inspect.getsource(llm),
+        inspect.getsource(prompts),
         inspect.getsource(index_contexts),
         tokenizer.backend_tokenizer.to_str(),
         tokenizer.eos_token_id,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from models.answers import AnswerSettings, LogisticMap, log_odds
+from models.answering.answers import AnswerSettings, LogisticMap, log_odds
 from training.figures import save_figure
 
 RESAMPLES = 500
@@ -33,11 +33,11 @@ class Outcomes:
     f1: Array
     """As `exact_match`."""
     likelihood: Array
-    """See `models.answers.Answer`."""
+    """See `models.answering.answers.Answer`."""
     score: Array
-    """See `models.answers.Answer`."""
+    """See `models.answering.answers.Answer`."""
     no_answer: Array
-    """The probability that the context does not tell; see `models.answers.Answer`."""
+    """The probability that the context does not tell; see `models.answering.answers.Answer`."""
     contexts: Sequence[str]
 
     @property

@@ -11,7 +11,7 @@ import numpy as np
 from datasets import Dataset
 from torchmetrics.functional.text import squad
 
-from models.answers import Answer
+from models.answering.answers import Answer
 from models.llm import LLM
 from training.data.selection import answerable, eval_loader
 from training.data.squad import Row

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from models.llm import document_start
+from models.answering.prompts import document_start
 from models.spelling import Spelling
 from models.words import UNKNOWN, Vocabulary, tokenize
 from training.progress import progress_bar

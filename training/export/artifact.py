@@ -9,8 +9,9 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from models.answers import ALWAYS_ANSWERS, AnswerSettings
-from models.llm import LLM, SETTINGS_FILE, PromptOrder, document_start
+from models.answering.answers import ALWAYS_ANSWERS, AnswerSettings
+from models.answering.prompts import PromptOrder, document_start
+from models.llm import LLM, SETTINGS_FILE
 from training.export.openvino_ir import export_openvino
 
 

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from datasets import Dataset, concatenate_datasets
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from models.answers import ALWAYS_ANSWERS, AnswerSettings
+from models.answering.answers import ALWAYS_ANSWERS, AnswerSettings
 from training.config import Config
 from training.data.encoding import EncodingConfig, encode
 from training.data.selection import answerable, contexts, draw, split_articles, split_contexts

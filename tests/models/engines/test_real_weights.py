@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from models.answering.prompts import question_prompt
 from models.base import SamplingParams
 from models.engines import Engine
 from models.engines.openvino import EXACT, OpenVINOEngine
 from models.engines.transformers import TransformersEngine
-from models.llm import question_prompt
 from tests.conftest import PROJECT, QUICKSTART
 from training.export.openvino_ir import export_openvino
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from models.llm import ANSWER_FOLLOWS, answer_text, document_start, question_prompt, undecided_prompt
+from models.answering.prompts import ANSWER_FOLLOWS, answer_text, document_start, question_prompt, undecided_prompt
 from training.data.batching import collate
 from training.data.encoding import EncodingConfig, encode
 from training.data.squad import load_splits

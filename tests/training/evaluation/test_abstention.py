@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.answers import AnswerSettings
+from models.answering.answers import AnswerSettings
 from training.evaluation.abstention import (
     MIN_FIT,
     Outcomes,
