@@ -20,7 +20,7 @@ from tests.conftest import PROJECT, Trained, run
 def test_it_prints_its_sources_first_then_metrics_and_the_registered_models_last(trained: Trained, tiny_base: Path) -> None:
     lines = trained.printed.splitlines()
     assert lines[0] == f"base model: {tiny_base} · data set: data/quickstart"
-    assert re.match(r"706 training and 174 test questions · .*(bf16|fp32)", lines[1])
+    assert re.match(r"866 training and 234 test questions \(220 of them unanswerable\) · .*(bf16|fp32)", lines[1])
     assert re.search(r"^llm     EM \d+\.\d  F1 \d+\.\d  on 12 held-out questions", trained.printed, re.MULTILINE)
     assert re.search(r"^bigram  \d\.\d+ bits per byte of held-out text, perplexity \d", trained.printed, re.MULTILINE)
     assert re.search(r"^rnn     \d\.\d+ bits per byte", trained.printed, re.MULTILINE)
@@ -48,7 +48,7 @@ def test_registered_models_have_metadata_and_no_pickles(trained: Trained) -> Non
         assert not [file for file in stored if Path(file).suffix in (".pkl", ".pickle", ".bin", ".pt") and "openvino" not in file]
         metadata = yaml.safe_load((latest / "model.yaml").read_text())["metadata"]
         assert set(metadata) >= {"dataset", "metrics", "seed", "packages", "configuration", "comparison"}
-        assert (metadata["dataset"]["train_rows"], metadata["dataset"]["test_rows"]) == (706, 174)
+        assert (metadata["dataset"]["train_rows"], metadata["dataset"]["test_rows"]) == (866, 234)
         assert metadata["configuration"]["max_steps"] == 8
         assert ("base_model" in metadata) == (name == "llm")
     # From here on, `metadata` is that of the LLM, the last of them.

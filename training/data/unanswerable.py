@@ -5,7 +5,9 @@ negatives of Clark & Gardner, arXiv:1710.10723, section 3.2, are paragraphs of t
 wrote to be unanswerable (SQuAD 2.0, arXiv:1806.03822) are harder and teach more, so they are repeated where there are few.
 """
 
+import itertools
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +18,10 @@ from training.data.selection import answerable, index_contexts, is_chosen, text_
 
 FAR_SHARE = 0.2
 """Share of the made questions that get a paragraph of another article: easy ones, but a user's passage may be about anything."""
+CANDIDATES = 20
+"""How many of the nearest contexts are tried."""
+BATCH = 500
+"""Questions that are compared with all contexts at once."""
 MAX_REPEATS = 10
 """How often a context with unanswerable questions is repeated in an epoch, at most."""
 
@@ -57,48 +63,51 @@ def _split(rows: Dataset, contexts: set[str]) -> tuple[Dataset, Dataset]:
 def make_unanswerable(rows: Dataset, share: float) -> Dataset:
     """Return a `share` of the answerable `rows`, each with a context that lacks all of its answers, and without answers.
 
-    The context is the nearest one of the same article to the question (TF-IDF, cosine), and for `FAR_SHARE` of them any other. Without the
-    column `title`, all rows count as one article. The same questions are chosen in every run.
+    The context is the one of the same article that is nearest to the question (TF-IDF, cosine), and for `FAR_SHARE` of them any other. An
+    article with a single context, and data without the column `title`, takes the nearest of all contexts. Which questions are chosen
+    does not depend on their order.
     """
     chosen = [i for i, question in enumerate(rows["question"]) if is_chosen(f"unanswerable {question}", share)]
     columns = rows.select(chosen).to_dict()
     contexts = list(index_contexts(rows["context"]))
-    articles = _articles(rows, contexts)
-    titles = columns.get("title", [""] * len(chosen))
-    columns["context"] = [""] * len(chosen)
-    by_article: dict[str, list[int]] = defaultdict(list)
-    for row, title in enumerate(titles):
-        by_article[title].append(row)
-    for title, members in by_article.items():
-        questions = [columns["question"][row] for row in members]
-        scores = _similarity(questions, articles[title])
-        for row, question, ranked in zip(members, questions, np.argsort(-scores, kind="stable"), strict=True):
-            answers = columns["answers"][row]["text"]
-            near = [articles[title][n] for n in ranked]
-            far = [contexts[(text_hash(question) + n) % len(contexts)] for n in range(50)]
+    articles = _articles(rows)
+    members = index_contexts(title if len(articles.get(title, ())) > 1 else "" for title in columns.get("title", [""] * len(chosen)))
+    found = [""] * len(chosen)
+    for title, indices in members.items():
+        nearest = _nearest([columns["question"][i] for i in indices], articles.get(title, contexts))
+        for i, near in zip(indices, nearest, strict=True):
+            question, answers = columns["question"][i], columns["answers"][i]["text"]
+            far = [contexts[(text_hash(question) + n) % len(contexts)] for n in range(CANDIDATES)]
             candidates = far + near if is_chosen(f"far {question}", FAR_SHARE) else near + far
-            columns["context"][row] = next((c for c in candidates if not _tells(c, answers)), "")
+            found[i] = next((context for context in candidates if not _tells(context, answers)), "")
+    columns["context"] = found
     columns["answers"] = [{key: [] for key in answers} for answers in columns["answers"]]
     return Dataset.from_dict(columns, features=rows.features).filter(bool, input_columns="context")
 
 
-def _articles(rows: Dataset, contexts: list[str]) -> dict[str, list[str]]:
+def _articles(rows: Dataset) -> dict[str, list[str]]:
+    """Return the contexts of each article; nothing if the data does not name the articles."""
     if "title" not in rows.column_names:
-        return {"": contexts}
+        return {}
     articles: dict[str, dict[str, None]] = defaultdict(dict)
     for title, context in zip(rows["title"], rows["context"], strict=True):
         articles[title][context] = None
     return {title: list(members) for title, members in articles.items()}
 
 
-def _similarity(questions: list[str], contexts: list[str]) -> np.ndarray:
-    """Return the cosine similarity of each question to each context, shape (questions, contexts)."""
+def _nearest(questions: list[str], contexts: list[str]) -> Iterator[list[str]]:
+    """Yield for each question up to `CANDIDATES` contexts, the nearest first."""
     vectorizer = TfidfVectorizer(stop_words="english")
     try:
         vectors = vectorizer.fit_transform(contexts)
     except ValueError:  # the contexts hold nothing but stop words
-        return np.zeros((len(questions), len(contexts)))
-    return np.asarray((vectorizer.transform(questions) @ vectors.T).toarray())
+        yield from itertools.repeat(contexts[:CANDIDATES], len(questions))
+        return
+    for start in range(0, len(questions), BATCH):
+        similarity = (vectorizer.transform(questions[start : start + BATCH]) @ vectors.T).toarray()
+        for row in similarity:
+            best = np.argpartition(-row, CANDIDATES)[:CANDIDATES] if len(row) > CANDIDATES else np.arange(len(row))
+            yield [contexts[place] for place in best[np.argsort(-row[best], kind="stable")]]
 
 
 def _tells(context: str, answers: list[str]) -> bool:

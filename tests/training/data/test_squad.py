@@ -25,7 +25,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 def test_the_quickstart_loads_with_both_splits() -> None:
     splits = load_splits("data/quickstart")
-    assert (len(splits.train), len(splits.test)) == (706, 174)
+    assert (len(splits.train), len(splits.test)) == (866, 234)
     assert not set(contexts(splits.train)) & set(contexts(splits.test))
     assert len(contexts(splits.train)) == 120
 
