@@ -235,5 +235,5 @@ class _Tokenization:
             for token, (next_start, _) in enumerate(offsets[1:]):
                 if start - 1 + next_start < ends[token]:  # both are parts of one character
                     ends[token] = -1
-            pieces.append(_Piece(encoding.ids, [end if end in self._word_ends else -1 for end in ends]))
+            pieces.append(_Piece(encoding.ids, [end if end > start and end in self._word_ends else -1 for end in ends]))
         return pieces

@@ -56,27 +56,22 @@ class SpanSearch:
 
     def advance(self, logprobs: NDArray[np.float32]) -> None:
         """Take the next step. `logprobs`, of shape (rows, vocabulary), are the log-probabilities of every token after each row."""
-        longer: list[tuple[NDArray[np.int32], list[Node]]] = []
-        for hypothesis, row in zip(self._beam, logprobs, strict=True):
+        scores: list[NDArray[np.float64]] = []
+        tokens: list[int] = []
+        nodes: list[Node] = []
+        parents: list[int] = []
+        for parent, (hypothesis, row) in enumerate(zip(self._beam, logprobs, strict=True)):
             if self._trie.ends(hypothesis.node):
                 end = float(np.logaddexp.reduce(row[self._eos], dtype=np.float64)) if self._eos else 0.0
                 self.spans.append(ScoredSpan(hypothesis.ids, hypothesis.logprob + end))
-            longer.append(self._trie.children(hypothesis.node))
+            next_tokens, next_nodes = self._trie.children(hypothesis.node)
+            scores.append(hypothesis.logprob + row[next_tokens].astype(np.float64))
+            tokens += next_tokens.tolist()
+            nodes += next_nodes
+            parents += [parent] * len(next_nodes)
         self.spans = sorted(self.spans, key=lambda span: -span.logprob)[: self._count]
-        scores = np.concatenate(
-            [
-                hypothesis.logprob + row[tokens].astype(np.float64)
-                for hypothesis, row, (tokens, _) in zip(self._beam, logprobs, longer, strict=True)
-            ]
-        )
-        rows = np.repeat(np.arange(len(longer)), [len(nodes) for _, nodes in longer])
-        firsts = np.cumsum([0, *(len(nodes) for _, nodes in longer)])
-        beam = []
-        for place in np.argsort(-scores, kind="stable")[: self._width].tolist():
-            score, parent = float(scores[place]), int(rows[place])
-            if len(self.spans) == self._count and score <= self.spans[-1].logprob:
-                break
-            tokens, nodes = longer[parent]
-            child = place - int(firsts[parent])
-            beam.append(_Hypothesis((*self._beam[parent].ids, int(tokens[child])), nodes[child], score, parent))
-        self._beam = beam
+        longer = np.concatenate(scores)
+        best = np.argsort(-longer, kind="stable")[: self._width].tolist()
+        if len(self.spans) == self._count:
+            best = [n for n in best if longer[n] > self.spans[-1].logprob]
+        self._beam = [_Hypothesis((*self._beam[parents[n]].ids, tokens[n]), nodes[n], float(longer[n]), parents[n]) for n in best]
