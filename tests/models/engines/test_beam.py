@@ -32,7 +32,8 @@ class Model:
 
     def logprobs(self, text: tuple[int, ...]) -> NDArray[np.float32]:
         logits = np.random.default_rng([self._seed, *text]).normal(0, 2, VOCABULARY)
-        return (logits - np.logaddexp.reduce(logits)).astype(np.float32)
+        logprobs: NDArray[np.float32] = (logits - np.logaddexp.reduce(logits)).astype(np.float32)
+        return logprobs
 
     def logprob(self, candidate: tuple[int, ...]) -> float:
         """Return the log-probability of a candidate and the end."""
@@ -41,7 +42,8 @@ class Model:
 
     def search(self, trie: SpanTrie, count: int) -> list[ScoredSpan]:
         """Run a search and check what it asks for."""
-        search, texts, tokens = SpanSearch(trie, count, EOS), [()], 0
+        search, tokens = SpanSearch(trie, count, EOS), 0
+        texts: list[tuple[int, ...]] = [()]
         while not search.done:
             if tokens:
                 texts = [(*texts[parent], token) for parent, token in zip(search.parents, search.tokens, strict=True)]
@@ -77,11 +79,13 @@ def test_a_search_ends_when_nothing_can_become_better() -> None:
     assert search.parents == [0, 0]
     search.advance(np.log([[0.9, 0.01, 0.01, 0.01, 0.01, 0.01, 0.05], [0.1, 0.1, 0.8, 1e-9, 1e-9, 1e-9, 1e-9]], dtype=np.float32))
     assert search.done
-    assert search.spans == [ScoredSpan((1,), pytest.approx(np.log(0.5 * 0.95)))]
+    assert [span.ids for span in search.spans] == [(1,)]
+    assert search.spans[0].logprob == pytest.approx(np.log(0.5 * 0.95))
 
 
 def test_without_an_end_of_text_token_the_end_is_certain() -> None:
     search = SpanSearch(trie_of({(1,)}), 1, frozenset())
     for _ in range(2):
         search.advance(np.log(np.full((1, VOCABULARY), 0.25, np.float32)))
-    assert search.spans == [ScoredSpan((1,), pytest.approx(np.log(0.25)))]
+    assert [span.ids for span in search.spans] == [(1,)]
+    assert search.spans[0].logprob == pytest.approx(np.log(0.25))
