@@ -99,7 +99,75 @@ class Engine(Protocol):
     async def best_spans(self, prompt: Sequence[int], trie: SpanTrie, count: int) -> list[ScoredSpan]:
         """Return the `count` most probable answers to `prompt` among the spans in `trie`, all different, the best one first.
 
-        A beam search finds them (`models/engines/beam.py`), so a better span may be missed, but the result has `count` spans, or all if
+        A beam search finds them (`models/engines/spans/beam.py`). It may miss a better span, but returns `count` spans, or all if there
+        are fewer: at least one if there is any. The end may be any of the end-of-text tokens, whose probabilities are added.
+
+        `prompt`, token ids, must not be empty, and `count` must be at least 1; the memory grows with the product of both. Raises
+        `PromptTooLong` if the prompt and the longest span exceed the context, `EngineStopped` if the engine fails, and `EngineBusy` if
+        it has no room.
+        """
+        ...
+
+    def close(self) -> None:
+        """Drop the text and cancel a read in progress."""
+        ...
+
+
+class Engine(Protocol):
+    """Runs one causal language model for many concurrent requests."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        ...
+
+    @property
+    def limits(self) -> ModelLimits:
+        """The model's context length and its end-of-text tokens."""
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine accepts requests. False once it has been closed or has failed for good."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """Whether the engine works on requests now. False also while its process is being replaced."""
+        ...
+
+    @property
+    def cache_usage(self) -> float:
+        """Share of the key-value cache in use, from 0 to 1."""
+        ...
+
+    @property
+    def running(self) -> int:
+        """Number of requests in progress."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Number of forward passes so far."""
+        ...
+
+    def stream(self, prompt: Prompt, params: SamplingParams, before: Sequence[int] = ()) -> AsyncGenerator[Token]:
+        """Continue `prompt`, in front of which the token ids `before` are put: see `TextModel.stream`.
+
+        `params.length` must not be 0. `params.logprobs` is left to the caller, and so is `params.stop`, though an engine may end a text
+        with `final_only` itself. The end-of-text token is yielded too, with empty text. Raises `EngineStopped` if the engine fails, and
+        `EngineBusy` if it has no room.
+        """
+        ...
+
+    def logprob_reader(self) -> LogprobReader:
+        """Return a reader for one text."""
+        ...
+
+    async def best_spans(self, prompt: Sequence[int], trie: SpanTrie, count: int) -> list[ScoredSpan]:
+        """Return the `count` most probable answers to `prompt` among the spans in `trie`, all different, the best one first.
+
+        A beam search finds them (`models/engines/spans/beam.py`), so a better span may be missed, but the result has `count` spans, or all if
         there are fewer. The end may be any of the end-of-text tokens: their probabilities are added. `prompt`, token ids, must not be
         empty, and `count` must be at least 1. The memory grows with both: the prompt is cached for each row of the beam. Raises
         `PromptTooLong` if the prompt and the longest span exceed the context, `EngineStopped` if the engine fails, and `EngineBusy` if

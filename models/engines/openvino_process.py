@@ -21,7 +21,7 @@ from models.base import FinishReason, SamplingParams
 from models.engines.openvino import OpenVINOConfig
 from models.engines.openvino_logprobs import read_logprobs
 from models.engines.openvino_scoring import ScoringModel, is_out_of_memory
-from models.engines.openvino_spans import SpanTask
+from models.engines.spans.openvino import SpanTask
 from models.engines.supervision.flushing import FlushSchedule
 from models.engines.supervision.loop import main
 from models.engines.supervision.messages import AddRequest, Cancel, FindSpans, Output, ReadLogprobs, Reply, RequestFailure, StepReport

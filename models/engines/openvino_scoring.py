@@ -7,7 +7,7 @@ The pipeline returns neither alternatives nor the probabilities of given tokens,
 import contextlib
 import os
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,8 +36,12 @@ class Task:
     """Number of tasks of the same class that have a cache at once. The others wait."""
     STAYS: ClassVar[bool] = False
     """Whether the task keeps its cache after a reply, for further messages."""
+    FREES_MEMORY: ClassVar[bool] = False
+    """Whether the memory of the cache is freed when the task ends, rather than kept for the next task."""
+    may_run: bool = False
+    """Whether it is one of the tasks that have a cache."""
     request: ov.InferRequest | None = None
-    """Its state is the cache. None while the task waits for one."""
+    """Its state is the cache. None before the first step."""
 
     def advance(self, step_tokens: int) -> Any:
         """Run one forward pass, with up to `step_tokens` tokens of each text. Returns the value of the reply, or None before the end."""
@@ -58,8 +62,8 @@ class ScoringModel:
         """Tasks with something to compute and a cache, in turn."""
         self._waiting: deque[int] = deque()
         """Tasks that wait for a cache, in order of arrival."""
-        self._free: dict[type[Task], list[ov.InferRequest]] = {}
-        """The unused caches of each class of tasks."""
+        self._free: list[ov.InferRequest] = []
+        """Caches of tasks that have ended, for the next ones."""
         self._model: ov.CompiledModel | None = None
         self._error: Exception | None = None
         """Why the model could not be compiled the last time."""
@@ -88,16 +92,18 @@ class ScoringModel:
 
     def resume(self, id: int) -> None:
         """Give a turn to a task that stays and has got more to compute."""
-        if self._tasks[id].request and id not in self._queue:  # else it has one already, or waits for a cache
+        if self._tasks[id].may_run and id not in self._queue:  # else it has one already, or waits for a cache
             self._queue.append(id)
 
     def cancel(self, id: int) -> None:
         """Drop a task if it exists."""
         task = self._tasks.pop(id, None)
-        if task and task.request:
+        if task is None:
+            return
+        if task.request and not task.FREES_MEMORY:
             task.request.reset_state()
-            self._free[type(task)].append(task.request)
-            self._assign_caches()
+            self._free.append(task.request)
+        self._assign_caches()
 
     def step(self) -> Reply | None:
         """Run one forward pass for the next task in the queue. Returns its reply at its end."""
@@ -113,6 +119,9 @@ class ScoringModel:
         try:
             if self._error:
                 raise self._error
+            if task.request is None:
+                assert self._model is not None
+                task.request = self._free.pop() if self._free and not task.FREES_MEMORY else self._model.create_infer_request()
             value = task.advance(self._step_tokens)
         except Exception as error:  # affects this task only
             self.cancel(id)
@@ -135,21 +144,19 @@ class ScoringModel:
         os.eventfd_write(self.wakeup, 1)
 
     def _assign_caches(self) -> None:
-        """Give caches to the tasks that wait for one, in order of arrival. If there is no model, let them fail at their step."""
+        """Let the tasks run that may have a cache now, in order of arrival. If there is no model, let them fail at their step."""
         if not (self._model or self._error):
             return
+        running = Counter(type(task) for task in self._tasks.values() if task.may_run)
         waiting, self._waiting = self._waiting, deque()
         for id in waiting:
-            if (task := self._tasks.get(id)) is None:
-                continue
-            if self._model:
-                if type(task) not in self._free:
-                    self._free[type(task)] = [self._model.create_infer_request() for _ in range(task.LIMIT)]
-                if not self._free[type(task)]:
-                    self._waiting.append(id)
-                    continue
-                task.request = self._free[type(task)].pop()
-            self._queue.append(id)
+            task = self._tasks.get(id)
+            if task and running[type(task)] < task.LIMIT:
+                task.may_run = True
+                running[type(task)] += 1
+                self._queue.append(id)
+            elif task:
+                self._waiting.append(id)
 
 
 def with_logprob_outputs(model: ov.Model) -> ov.Model:

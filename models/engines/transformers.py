@@ -21,9 +21,9 @@ from transformers.generation.continuous_batching.requests import FutureRequestSt
 
 from models.base import FinishReason, Prompt, SamplingParams, Token
 from models.engines import EngineStopped, ScoredSpan
+from models.engines.spans.transformers import best_spans
 from models.engines.tokenization import IncrementalDetokenizer, ModelLimits, encode, load_tokenizer
 from models.engines.transformers_logprobs import LogprobModel, TransformersLogprobReader
-from models.engines.transformers_spans import best_spans
 from models.spans import SpanTrie
 
 CPU_CACHE_PAGES = 64

@@ -29,7 +29,7 @@ class LogprobModel:
         self._lock = threading.Lock()
         self.caches = asyncio.Semaphore(SCORED_TEXTS)
         self.search = asyncio.Lock()
-        """Held by the search for spans that is in progress: see `transformers_spans.py`."""
+        """Held by the search for spans that is in progress: see `models/engines/spans/transformers.py`."""
         self.closed = False
 
     @cached_property

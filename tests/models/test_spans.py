@@ -8,7 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from models.spans import Node, Spans, SpanTrie, word_offsets
+from models.spans import Node, Spans, SpanTrie
+from models.spans.tokenization import word_offsets
 
 
 def byte_tokenizer(*merges: tuple[str, str], use_regex: bool = False) -> Tokenizer:

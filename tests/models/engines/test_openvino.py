@@ -180,7 +180,7 @@ def test_few_texts_have_a_cache_for_their_logprobs_at_once(artifact: Path) -> No
         select.select([model.wakeup], [], [], 0 if replies or not model.idle else None)
         if reply := model.step():
             replies.append(reply)
-            caches = max(caches, sum(task.request is not None for task in model._tasks.values()))
+            caches = max(caches, sum(task.may_run for task in model._tasks.values()))
             model.cancel(reply.id)
     assert {reply.error for reply in replies} == {None}
     assert caches == SCORED_TEXTS

@@ -16,11 +16,11 @@ from models.base import PromptTooLong, SamplingParams
 from models.engines import Engine, EngineStopped, ScoredSpan
 from models.engines.openvino_logprobs import read_logprobs
 from models.engines.openvino_scoring import ScoringModel
-from models.engines.openvino_spans import SpanTask
+from models.engines.spans.openvino import SpanTask
+from models.engines.spans.transformers import best_spans
 from models.engines.supervision.messages import FindSpans, ReadLogprobs, Reply
 from models.engines.tokenization import load_tokenizer
 from models.engines.transformers_logprobs import LogprobModel
-from models.engines.transformers_spans import best_spans
 from models.spans import Spans
 from tests.conftest import HANG_SECONDS
 from tests.models.engines.conftest import build, collect
@@ -186,7 +186,7 @@ def test_the_process_runs_one_search_at_a_time_and_keeps_nothing_of_it(artifact:
     assert len(second.value) == 3
     assert second.value == fifth.value
     assert (model._tasks, list(model._queue), list(model._waiting)) == ({}, [], [])
-    assert len(model._free[SpanTask]) == 1
+    assert len(model._free) == 1  # the text's
 
 
 @pytest.mark.parametrize("stopped", ["the search is cancelled", "the engine is closed"])

@@ -5,8 +5,8 @@ from typing import ClassVar
 import numpy as np
 
 from models.engines import ScoredSpan
-from models.engines.beam import SpanSearch
 from models.engines.openvino_scoring import Task, infer
+from models.engines.spans.beam import SpanSearch
 from models.engines.supervision.messages import FindSpans
 
 
@@ -14,6 +14,7 @@ class SpanTask(Task):
     """A search. Its cache holds the prompt once for each row of the beam, so one search has a cache at a time."""
 
     LIMIT: ClassVar[int] = 1
+    FREES_MEMORY: ClassVar[bool] = True
 
     def __init__(self, message: FindSpans) -> None:
         self._pending, self._search = message.prompt, SpanSearch(message.trie, message.count, message.eos)

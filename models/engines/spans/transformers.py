@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from transformers import DynamicCache
 
 from models.engines import ScoredSpan
-from models.engines.beam import SpanSearch
+from models.engines.spans.beam import SpanSearch
 from models.engines.transformers_logprobs import CHUNK_TOKENS, LogprobModel
 from models.spans import SpanTrie
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from models.engines import ScoredSpan
-from models.engines.beam import MIN_WIDTH, SpanSearch
+from models.engines.spans.beam import MIN_WIDTH, SpanSearch
 from models.spans import SpanTrie
 
 VOCABULARY = 7
