@@ -12,8 +12,9 @@ import statistics
 from contextlib import closing
 from pathlib import Path
 
-from models.llm import LLM, Answer
-from training.data.selection import draw
+from models.answers import Answer
+from models.llm import LLM
+from training.data.selection import answerable, draw
 from training.data.squad import load_splits
 from training.evaluation.answers import answer_rows, f1_cost
 from training.evaluation.calibration import calibration_error, plot_reliability, reliability
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("--dataset", default="data/quickstart", help="a directory or Hub id in SQuAD's schema (default: data/quickstart)")
     parser.add_argument("--questions", type=int, default=500, help="the number of test questions (default: 500)")
     arguments = parser.parse_args()
-    rows = draw(load_splits(arguments.dataset).test, arguments.questions, 0)
+    rows = draw(answerable(load_splits(arguments.dataset).test), arguments.questions, 0)
     answers: dict[str, list[Answer]] = {}
     matches: dict[str, list[dict[str, float]]] = {}
     for engine in ENGINES:

@@ -7,10 +7,11 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from tokenizers import Tokenizer
 
+from models.answers import ALWAYS_ANSWERS, DECLINED, Answer, AnswerSettings
 from models.base import NOTHING_GENERATED, Logprob, Prompt, PromptLogprobs, SamplingParams, Token, until_stop
 from models.engines import Engine, IdLogprob, LogprobReader, Supervision, load_engine
 from models.engines.tokenization import INCOMPLETE, IncrementalDetokenizer, encode
@@ -23,16 +24,29 @@ PromptOrder = Literal["context-first", "question-twice"]
 so that a causal model reads the context with the question in mind."""
 
 
+ANSWER_FOLLOWS = ":"
+"""What follows `undecided_prompt` if an answer comes. If none does, the text ends there."""
+
+
 def question_prompt(question: str, context: str | None = None, order: PromptOrder = "context-first") -> str:
-    """Return the prompt for a question. This is the only place that spells out the template.
+    """Return the prompt for a question that the model is to answer in any case.
 
     The model is trained to continue it with `answer_text(answer)` and the end of the text. Without a context it answers from memory.
     """
+    return undecided_prompt(question, context, order) + ANSWER_FOLLOWS
+
+
+def undecided_prompt(question: str, context: str | None = None, order: PromptOrder = "context-first") -> str:
+    """Return the prompt for a question that the context may not answer. This is the only place that spells out the template.
+
+    A model that was trained to abstain continues it with `ANSWER_FOLLOWS`, the answer and the end of the text or, if the context does
+    not tell, with the end alone. So the probability of its first token is the probability that there is an answer.
+    """
     question_line = f"Question: {question.strip()}\n"
     if not context or not context.strip():
-        return f"{question_line}Answer:"
+        return f"{question_line}Answer"
     before = question_line if order == "question-twice" else ""
-    return f"{before}Context: {context.strip()}\n{question_line}Answer:"
+    return f"{before}Context: {context.strip()}\n{question_line}Answer"
 
 
 def answer_text(answer: str) -> str:
@@ -50,24 +64,6 @@ def document_start(tokenizer: Any) -> str:
     return "<|endoftext|>" if "<|endoftext|>" in tokenizer.get_vocab() else tokenizer.bos_token or ""
 
 
-@dataclass(frozen=True)
-class Answer:
-    """An answer with the fields of transformers' question-answering pipeline."""
-
-    answer: str
-    score: float
-    """The probability, from 0 to 1, that the model assigns to exactly this answer and its end. For an answer that was cut off at the
-    length limit, the probability of the tokens generated so far."""
-    start: int | None
-    """Offset of the answer's first character in the context; None if the answer is not a span of the context."""
-    end: int | None
-    """Offset after the answer's last character; None if the answer is not a span of the context."""
-    tokens: int
-    """Number of generated tokens, including that of the end."""
-    ended: bool
-    """Whether the model ended the answer before the length limit."""
-
-
 class LLM:
     """A causal language model and the engine that runs it.
 
@@ -75,8 +71,14 @@ class LLM:
     but not of questions; without it, the model would read a short prompt as the middle of some document.
     """
 
-    def __init__(self, engine: Engine, document_start: str = "", prompt_order: PromptOrder = "context-first") -> None:
-        self.engine, self.prompt_order = engine, prompt_order
+    def __init__(
+        self,
+        engine: Engine,
+        document_start: str = "",
+        prompt_order: PromptOrder = "context-first",
+        answers: AnswerSettings = ALWAYS_ANSWERS,
+    ) -> None:
+        self.engine, self.prompt_order, self.answers = engine, prompt_order, answers
         self.document_start: tuple[int, ...] = (_token_id(engine.tokenizer, document_start),) if document_start else ()
         """The id of the token, or nothing."""
         self._spellings: dict[int, str] = {}
@@ -87,7 +89,7 @@ class LLM:
         """Load an artifact. See `models.engines.load_engine` for the other arguments."""
         settings = json.loads((directory / SETTINGS_FILE).read_text())
         loaded = load_engine(directory, engine, reproducible=reproducible, supervision=supervision)
-        return cls(loaded, settings["document_start"], settings.get("prompt_order", "context-first"))
+        return cls(loaded, settings["document_start"], settings.get("prompt_order", "context-first"), AnswerSettings.of(settings))
 
     def count(self, prompt: Prompt) -> int:
         """See `TextModel`. The document start is not counted."""
@@ -159,28 +161,81 @@ class LLM:
             self._spellings[id] = text
         return self._spellings[id]
 
-    def ask(self, question: str, context: str | None, params: SamplingParams) -> AsyncGenerator[Token]:
-        """Generate the answer to a question: see `TextModel.stream`."""
-        return until_stop(self.engine.stream(question_prompt(question, context, self.prompt_order), params), params.stop)
+    async def ask(self, question: str, context: str | None, params: SamplingParams) -> AsyncGenerator[Token]:
+        """Generate the answer to a question, or `DECLINED` if the context does not tell: see `TextModel.stream`."""
+        if self._abstains_on(context):
+            declined = (await self._decide(question, context)).declined
+            if self.answers.no_answer_probability(declined) > self.answers.no_answer_threshold:
+                yield Token(f" {DECLINED}", finish_reason="stop")
+                return
+        prompt = question_prompt(question, context, self.prompt_order)
+        async with aclosing(until_stop(self.engine.stream(prompt, params), params.stop)) as tokens:
+            async for token in tokens:
+                yield token
 
-    async def answer(self, question: str, context: str | None, length: int = 64) -> Answer:
-        """Answer greedily, in up to `length` tokens, from `context` or, if it is None, from memory. Raises `PromptTooLong`."""
+    async def answer(self, question: str, context: str | None, length: int = 64, no_answer_threshold: float | None = None) -> Answer:
+        """Answer greedily, in up to `length` tokens, from `context` or, if it is None, from memory. Raises `PromptTooLong`.
+
+        Declines if the probability that the context does not tell is above `no_answer_threshold` (by default the model's own; 1 always
+        answers) and the model was trained to decline.
+        """
+        if not self._abstains_on(context):
+            return self._answer(await self._generate(question_prompt(question, context, self.prompt_order), length), context, None)
+        threshold = self.answers.no_answer_threshold if no_answer_threshold is None else no_answer_threshold
+        decision = await self._decide(question, context, length)
+        probability = self.answers.no_answer_probability(decision.declined)
+        if probability > threshold:
+            return Answer(None, probability, decision.declined, probability, None, None, decision.tokens, ended=True)
+        tokens = decision.answer or await self._generate(question_prompt(question, context, self.prompt_order), length)
+        return self._answer(tokens, context, decision.declined)
+
+    def _abstains_on(self, context: str | None) -> TypeGuard[str]:
+        return self.answers.abstains and bool(context and context.strip())
+
+    async def _decide(self, question: str, context: str, length: int = 0) -> "_Decision":
+        """Let the model decide whether the context answers the question, and generate up to `length` tokens of the answer."""
+        prompt = undecided_prompt(question, context, self.prompt_order)
+        params = SamplingParams(length + 1, temperature=0, cumulative_logprob=True, flush_interval=math.inf)  # the first token by itself
+        first, *answer = [token async for token in self.engine.stream(prompt, params)]
+        probability = math.exp(min(0.0, first.cumulative_logprob or 0.0))
+        answers = first.text == ANSWER_FOLLOWS
+        return _Decision(1 - probability if answers else probability, answer if answers else [], first.count)
+
+    async def _generate(self, prompt: str, length: int) -> list[Token]:
         params = SamplingParams(length, temperature=0, final_only=True, cumulative_logprob=True)
-        tokens = [token async for token in self.ask(question, context, params)]
+        return [token async for token in self.engine.stream(prompt, params)]
+
+    def _answer(self, tokens: list[Token], context: str | None, declined: float | None) -> Answer:
+        """Return the answer with these tokens. `declined` is the probability of no answer, if the model has decided."""
         text = "".join(token.text for token in tokens).strip()
+        likelihood = math.exp(min(0.0, sum(token.cumulative_logprob or 0.0 for token in tokens)))
         start = context.find(text) if context and text else -1
         return Answer(
             answer=text,
-            score=math.exp(min(0.0, sum(token.cumulative_logprob or 0.0 for token in tokens))),
+            score=self.answers.score(likelihood, declined),
+            likelihood=likelihood,
+            no_answer_probability=None if declined is None else self.answers.no_answer_probability(declined),
             start=start if start >= 0 else None,
             end=start + len(text) if start >= 0 else None,
-            tokens=sum(token.count for token in tokens),
+            tokens=sum(token.count for token in tokens) + (declined is not None),
             ended=bool(tokens) and tokens[-1].finish_reason == "stop",
         )
 
     def close(self) -> None:
         """Stop the engine. Requests in progress fail."""
         self.engine.close()
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """Whether the context answers a question."""
+
+    declined: float
+    """The model's probability of no answer."""
+    answer: list[Token]
+    """The tokens of the answer, if it is more probable that there is one."""
+    tokens: int
+    """Number of tokens that the decision took."""
 
 
 def _token_id(tokenizer: Tokenizer, token: str) -> int:

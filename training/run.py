@@ -128,6 +128,12 @@ def print_metrics(metrics: dict[str, dict[str, Any]]) -> None:
                 f"{values['tokens_per_second']:,.0f} tokens/s; "
                 f"{values['bits_per_byte']:.3f} bits per byte (base {values['base_bits_per_byte']:.3f})"
             )
+            if squad2 := values.get("squad2"):
+                print(
+                    f"        with {squad2['unanswerable']} unanswerable questions: EM {squad2['exact_match']:.1f}  F1 {squad2['f1']:.1f}  "
+                    f"declining above {squad2['threshold']:.2f}; area under the ROC curve {squad2['auc']:.2f}; "
+                    f"{squad2['coverage_at_80']:.0f} % of the questions can be answered or declined with 80 % right"
+                )
         else:
             print(
                 f"{name:<7} {values['bits_per_byte']:.3f} bits per byte of held-out text, perplexity {values['word_perplexity']:,.0f} "

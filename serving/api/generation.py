@@ -33,17 +33,27 @@ async def continue_or_answer(
     return await _respond(served, prompt, tokens, "context" if context else "start_word", start_word, params, stream)
 
 
-async def answer_question(served: ServedModel[LLM], question: str, context: str, length: int) -> AnswerResponse:
-    """Answer a question from a passage, in up to `length` tokens."""
+async def answer_question(
+    served: ServedModel[LLM], question: str, context: str, no_answer_threshold: float | None, length: int
+) -> AnswerResponse:
+    """Answer a question from a passage, in up to `length` tokens, or decline."""
     generation = Generation(served, "context")
     prompt = question_prompt(question, context, served.model.prompt_order)
     text = generation.measure(await served.count(prompt), streamed=False)
     async with generation.slot():
         with generation.problems(), text:
-            answer = await served.model.answer(question, context, length)
-            text.see(Token(answer.answer, finish_reason="stop" if answer.ended else "length", count=answer.tokens))
-    served.metrics.count_answer(answer.score, is_span=answer.start is not None)
-    return AnswerResponse(answer=answer.answer, score=answer.score, start=answer.start, end=answer.end, model=served.tag)
+            answer = await served.model.answer(question, context, length, no_answer_threshold)
+            text.see(Token(answer.answer or "", finish_reason="stop" if answer.ended else "length", count=answer.tokens))
+    served.metrics.count_answer(answer.score, "none" if answer.answer is None else "false" if answer.start is None else "true")
+    return AnswerResponse(
+        answer=answer.answer,
+        score=answer.score,
+        start=answer.start,
+        end=answer.end,
+        likelihood=answer.likelihood,
+        no_answer_probability=answer.no_answer_probability,
+        model=served.tag,
+    )
 
 
 async def _respond(

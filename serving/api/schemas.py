@@ -156,23 +156,38 @@ class AnswerRequest(RequestBody):
         pattern=NOT_BLANK,
         max_length=CONTEXT_CHARACTERS,
         examples=["From 1889 to 1921 the light was kept by Anna Berg."],
-        description="The passage that contains the answer.",
+        description="The passage that may contain the answer.",
+    )
+    no_answer_threshold: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="The answer is null if `no_answer_probability` is above this; 1 always answers. Default: the model's own threshold.",
     )
 
 
 class AnswerResponse(bentoml.IODescriptor):
-    """An answer in the format of the question-answering pipeline of transformers."""
+    """An answer in the format of the question-answering pipeline of transformers, and how sure the model is of it."""
 
-    answer: str = Field(description="The answer text.", examples=["Anna Berg"])
+    answer: str | None = Field(description="The answer text; null if the passage does not answer the question.", examples=["Anna Berg"])
     score: float = Field(
-        ge=0,
-        le=1,
-        description="The model's probability of exactly this answer; if the length limit cut it off, of any text that begins with it.",
+        ge=0, le=1, description="The probability that the answer is right or, if it is null, that the passage does not answer the question."
     )
     start: int | None = Field(
         description="Offset of the answer's first character in the context; null if the context does not contain the answer."
     )
     end: int | None = Field(description="Offset after the answer's last character; null if the context does not contain the answer.")
+    likelihood: float = Field(
+        ge=0,
+        le=1,
+        description="The model's probability of exactly this answer, if it answers; for one that the length limit cut off, of any text "
+        "that begins with it; without an answer, of none.",
+    )
+    no_answer_probability: float | None = Field(
+        ge=0,
+        le=1,
+        description="The probability that the passage does not answer the question; null for a model that never declines.",
+    )
     model: str = Field(description="The model's tag in BentoML's model store.", examples=["trigen-llm:tc7d73xigwudqax4"])
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self, get_args
 
 from models.base import FinishReason, PromptLogprobs, Token
 
@@ -16,6 +16,9 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 """Buckets: a bigram's text takes milliseconds, the LLM's up to a minute."""
 TOKEN_SECONDS = (0.00001, 0.0001, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 SCORES = tuple(step / 10 for step in range(1, 11))
+Span = Literal["true", "false", "none"]
+SPANS: tuple[Span, ...] = get_args(Span)
+"""Values of the label `span` of `trigen_answers_total`."""
 REJECTIONS = ("busy", "cache_full", "unavailable")
 """Reasons of `trigen_rejected_total`: too many texts were waiting, the engine had no room, or the engine had stopped."""
 
@@ -77,7 +80,11 @@ def collectors() -> Collectors:
         generation_tokens=counter("vllm:generation_tokens", "Generated tokens."),
         rejected=counter("trigen_rejected", "Requests that were rejected.", "reason"),
         answer_score=Histogram("trigen_answer_score", "Scores of the answers of /answer_question.", ["model_name"], buckets=SCORES),
-        answers=counter("trigen_answers", "Answers of /answer_question; span: whether the context contains the answer.", "span"),
+        answers=counter(
+            "trigen_answers",
+            "Answers of /answer_question; span: whether the context contains the answer, or none if there is none.",
+            "span",
+        ),
     )
 
 
@@ -112,7 +119,7 @@ class ModelMetrics:
         self.generation_tokens = all_models.generation_tokens.labels(model_name)
         self._rejected = {reason: all_models.rejected.labels(model_name, reason) for reason in REJECTIONS}
         self._answer_score = all_models.answer_score.labels(model_name)
-        self._answers = {span: all_models.answers.labels(model_name, str(span).lower()) for span in (True, False)}
+        self._answers = {span: all_models.answers.labels(model_name, span) for span in SPANS}
 
     def show_admission(self, running: int, waiting: int) -> None:
         """See `serving.admission.Observer`."""
@@ -123,10 +130,10 @@ class ModelMetrics:
         """Count a rejected request, for one of the reasons `REJECTIONS`."""
         self._rejected[reason].inc()
 
-    def count_answer(self, score: float, *, is_span: bool) -> None:
+    def count_answer(self, score: float, span: Span) -> None:
         """Count an answer of `/answer_question`."""
         self._answer_score.observe(score)
-        self._answers[is_span].inc()
+        self._answers[span].inc()
 
 
 class TextMeasurement:

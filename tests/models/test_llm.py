@@ -7,9 +7,10 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
+from models.answers import DECLINED, AnswerSettings
 from models.base import Prompt, SamplingParams, Token
 from models.engines import LogprobReader, ScoredSpan
-from models.llm import LLM, answer_text, question_prompt
+from models.llm import ANSWER_FOLLOWS, LLM, answer_text, question_prompt
 from models.spans import SpanTrie
 
 
@@ -78,6 +79,63 @@ def test_an_answer_outside_the_context_has_no_offsets(pieces: tuple[str, ...]) -
     answer = asyncio.run(LLM(Scripted(*pieces)).answer("Who wrote it?", "It was Mary Shelley."))
     assert (answer.start, answer.end) == (None, None)
     assert answer.answer == "".join(pieces).strip()
+
+
+class Deciding(Scripted):
+    """An engine that decides with the probability `declined` that there is no answer, and otherwise answers " Mary"."""
+
+    def __init__(self, declined: float) -> None:
+        super().__init__(" Mary")
+        self.declined, self.prompts = declined, list[Prompt]()
+
+    async def stream(self, prompt: Prompt, params: SamplingParams, before: Sequence[int] = ()) -> AsyncGenerator[Token]:
+        self.prompts.append(prompt)
+        if str(prompt).endswith(ANSWER_FOLLOWS):
+            async for token in super().stream(prompt, params, before):
+                yield token
+        elif self.declined > 0.5:
+            yield Token("", math.log(self.declined), "stop")
+        else:
+            yield Token(ANSWER_FOLLOWS, math.log(1 - self.declined))
+            async for token in super().stream(prompt, params, before):
+                yield token
+
+
+@pytest.mark.parametrize(
+    ("declined", "threshold", "answer", "requests"),
+    [
+        (0.2, None, "Mary", 1),
+        (0.7, None, None, 1),
+        (0.2, 0.1, None, 1),
+        (0.7, 0.9, "Mary", 2),  # the model has declined, so the answer takes a second request
+        (1.0, 1.0, "Mary", 2),
+        (0.0, 0.0, "Mary", 1),
+    ],
+)
+def test_a_model_declines_above_the_threshold(declined: float, threshold: float | None, answer: str | None, requests: int) -> None:
+    engine, settings = Deciding(declined), AnswerSettings(abstains=True, no_answer_threshold=0.5)
+    got = asyncio.run(LLM(engine, answers=settings).answer("Who wrote it?", "It was Mary.", no_answer_threshold=threshold))
+    assert (got.answer, len(engine.prompts)) == (answer, requests)
+    assert got.no_answer_probability == pytest.approx(declined)
+    likelihood = declined if answer is None else math.exp(-0.2)
+    assert got.likelihood == pytest.approx(likelihood)
+    assert got.score == pytest.approx(declined if answer is None else likelihood * (1 - declined))
+    assert (got.start, got.end) == ((None, None) if answer is None else (7, 11))
+
+
+def test_a_model_that_abstains_answers_from_memory_without_deciding() -> None:
+    engine = Deciding(0.9)
+    answer = asyncio.run(LLM(engine, answers=AnswerSettings(abstains=True, no_answer_threshold=0.5)).answer("Who wrote it?", None))
+    assert (answer.answer, answer.no_answer_probability, engine.prompts) == ("Mary", None, [question_prompt("Who wrote it?")])
+
+
+@pytest.mark.parametrize(("declined", "text"), [(0.4, " Mary"), (0.6, f" {DECLINED}")])
+def test_a_question_is_declined_in_words(declined: float, text: str) -> None:
+    async def ask() -> str:
+        model = LLM(Deciding(declined), answers=AnswerSettings(abstains=True, no_answer_threshold=0.5))
+        return "".join([token.text async for token in model.ask("Who wrote it?", "It was Mary.", SamplingParams())])
+
+    assert asyncio.run(ask()) == text
 
 
 def test_stop_strings_end_the_text() -> None:

@@ -6,7 +6,6 @@ exactly the losses and gradients of separate rows, with about a third of the tok
 "Hydragen", arXiv:2402.05099, share prefixes this way for inference.)
 """
 
-import hashlib
 import inspect
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -18,8 +17,8 @@ from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
 from models import llm
-from models.llm import PromptOrder, answer_text, document_start, question_prompt
-from training.data.selection import answerable, index_contexts
+from models.llm import ANSWER_FOLLOWS, PromptOrder, answer_text, document_start, question_prompt, undecided_prompt
+from training.data.selection import answerable, index_contexts, is_chosen
 from training.errors import TrainingError
 
 MIN_SHARED = 16
@@ -42,6 +41,10 @@ class EncodingConfig:
     """Loss weight of the tokens of plain text."""
     context_free_share: float = 0.0
     """Share of the questions that are also trained on without their context."""
+    abstain: bool = False
+    """Train the model to decide first whether the context answers the question."""
+    decision_weight: float = 1.0
+    """Loss weight of that decision, which is one token."""
 
 
 @dataclass
@@ -67,7 +70,7 @@ class TrainingSequence:
 
 
 def encode(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: EncodingConfig) -> Dataset:
-    """Encode the answerable `rows` as sequences.
+    """Encode `rows` as sequences, without those that have no answer unless `config.abstain`.
 
     The columns are `input_ids`, `position_ids`, `segments` and `weights` (see `TrainingSequence`), `length` in tokens,
     `supervised` (the sum of the weights) and `questions` (their number). `datasets` caches the result on disk.
@@ -76,7 +79,8 @@ def encode(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: EncodingCo
     the model would get tokens that it was never trained on. Also raises TrainingError if no question fits into
     `config.max_length`.
     """
-    rows = answerable(rows)
+    if not config.abstain:
+        rows = answerable(rows)
     by_context = [index for indices in index_contexts(rows["context"]).values() for index in indices]
     grouped = rows.select(by_context).select_columns(["context", "question", "answers"])
     # The default fingerprint pickles the function and the tokenizer, but a function's pickle does not change with its
@@ -107,23 +111,29 @@ class _Example:
     ids: list[int]
     prompt_length: int
     """The number of tokens in the prompt."""
+    decides: bool = False
+    """Whether the first token after the prompt is the decision whether there is an answer."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def weights(self, config: EncodingConfig) -> list[float]:
-        return [config.prompt_weight] * self.prompt_length + [1.0] * (len(self) - self.prompt_length)
+        weights = [config.prompt_weight] * self.prompt_length + [1.0] * (len(self) - self.prompt_length)
+        if self.decides:
+            weights[self.prompt_length] = config.decision_weight
+        return weights
 
 
 def _encode_batch(batch: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, config: EncodingConfig) -> dict[str, list[Any]]:
     """Encode a batch of rows as the columns of its sequences. `encode` maps this over the data set."""
     contexts, questions = batch["context"], batch["question"]
-    answers = [references["text"][0] for references in batch["answers"]]
-    prompts = [question_prompt(question, context, config.order) for question, context in zip(questions, contexts, strict=True)]
-    examples = _tokenize(prompts, answers, tokenizer)
+    answers = [references["text"][0] if references["text"] else None for references in batch["answers"]]
+    spell = undecided_prompt if config.abstain else question_prompt
+    prompts = [spell(question, context, config.order) for question, context in zip(questions, contexts, strict=True)]
+    examples = _tokenize(prompts, answers, tokenizer, config.abstain)
 
-    chosen = [i for i, question in enumerate(questions) if _is_chosen(question, config.context_free_share)]
-    without_context = _tokenize([question_prompt(questions[i]) for i in chosen], [answers[i] for i in chosen], tokenizer)
+    chosen = [i for i, question in enumerate(questions) if answers[i] is not None and is_chosen(question, config.context_free_share)]
+    without_context = _tokenize([question_prompt(questions[i]) for i in chosen], [answers[i] for i in chosen], tokenizer, False)
     context_free = dict(zip(chosen, without_context, strict=True))
 
     groups = index_contexts(contexts)
@@ -131,7 +141,7 @@ def _encode_batch(batch: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBas
     for indices in groups.values():
         sequences += _pack([examples[i] for i in indices], [context_free.get(i) for i in indices], config)
     if config.text_weight:
-        sequences += _plain_text([context for context in groups if _is_chosen(context, config.text_share)], tokenizer, config)
+        sequences += _plain_text([context for context in groups if is_chosen(context, config.text_share)], tokenizer, config)
     return {
         "input_ids": [sequence.input_ids for sequence in sequences],
         "position_ids": [sequence.position_ids for sequence in sequences],
@@ -143,15 +153,24 @@ def _encode_batch(batch: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBas
     }
 
 
-def _tokenize(prompts: list[str], answers: list[str], tokenizer: PreTrainedTokenizerBase) -> list[_Example]:
-    """Tokenize each prompt with its answer. Raises TrainingError if a prompt's tokens change when its answer follows."""
+def _tokenize(prompts: list[str], answers: list[str | None], tokenizer: PreTrainedTokenizerBase, undecided: bool) -> list[_Example]:
+    """Tokenize each prompt with its answer, or with nothing for None. Undecided prompts are continued with `ANSWER_FOLLOWS` first.
+
+    Raises TrainingError if a prompt's tokens change when its answer follows, or if `ANSWER_FOLLOWS` is not one token.
+    """
     if not prompts:
         return []
-    prompt_ids = tokenizer(prompts)["input_ids"]
-    full_ids = tokenizer([prompt + answer_text(answer) for prompt, answer in zip(prompts, answers, strict=True)])["input_ids"]
-    if any(full[: len(prompt)] != prompt for prompt, full in zip(prompt_ids, full_ids, strict=True)):
-        raise TrainingError("this tokenizer merges the prompt's end with the answer: its base model cannot be trained with this template")
-    return [_Example([*full, tokenizer.eos_token_id], len(prompt)) for prompt, full in zip(prompt_ids, full_ids, strict=True)]
+    follows = ANSWER_FOLLOWS if undecided else ""
+    decided = [prompt if answer is None else prompt + follows for prompt, answer in zip(prompts, answers, strict=True)]
+    full = [prompt if answer is None else prompt + answer_text(answer) for prompt, answer in zip(decided, answers, strict=True)]
+    examples = []
+    for prompt_ids, decided_ids, ids in zip(*(tokenizer(texts)["input_ids"] for texts in (prompts, decided, full)), strict=True):
+        if ids[: len(decided_ids)] != decided_ids or decided_ids[: len(prompt_ids)] != prompt_ids or len(decided_ids) > len(prompt_ids) + 1:
+            raise TrainingError(
+                "this tokenizer merges the prompt's end with the answer: its base model cannot be trained with this template"
+            )
+        examples.append(_Example([*ids, tokenizer.eos_token_id], len(prompt_ids), undecided))
+    return examples
 
 
 def _pack(examples: list[_Example], context_free: list[_Example | None], config: EncodingConfig) -> Iterator[TrainingSequence]:
@@ -208,8 +227,3 @@ def _plain_text(contexts: Iterable[str], tokenizer: PreTrainedTokenizerBase, con
         sequence = TrainingSequence()
         sequence.append(ids, 0, 0, [config.text_weight] * len(ids))
         yield sequence
-
-
-def _is_chosen(text: str, share: float) -> bool:
-    """Choose a `share` of all texts by their hash, so that every run chooses the same ones, whatever their order."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) < share * 2**64

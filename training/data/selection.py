@@ -1,5 +1,6 @@
 """Select rows of a data set: random samples, whole contexts, answerable questions."""
 
+import hashlib
 from collections.abc import Iterable
 
 import numpy as np
@@ -38,9 +39,30 @@ def split_contexts(rows: Dataset, count: int, seed: int) -> tuple[Dataset, Datas
     not be trained on. The first context drawn is taken even if it alone has more than `count` rows.
     """
     groups = list(index_contexts(rows["context"]).values())
+    order = np.random.default_rng(seed).permutation(len(groups))
+    return _take([groups[number] for number in order], rows, count)
+
+
+def split_articles(rows: Dataset, count: int, seed: int) -> tuple[Dataset, Dataset]:
+    """Split `rows` as `split_contexts` does, but into whole articles if the data names them (`title`) and any is small enough.
+
+    Articles with unanswerable questions are drawn first: only such questions show whether a model knows when it does not know.
+    """
+    if "title" not in rows.column_names:
+        return split_contexts(rows, count, seed)
+    groups = [group for group in index_contexts(rows["title"]).values() if len(group) <= count]
+    if not groups:
+        return split_contexts(rows, count, seed)
+    order = np.random.default_rng(seed).permutation(len(groups))
+    answers = rows["answers"]
+    has_unanswerable = [not all(answers[row]["text"] for row in group) for group in groups]
+    return _take([groups[number] for number in sorted(order, key=lambda number: not has_unanswerable[number])], rows, count)
+
+
+def _take(groups: list[list[int]], rows: Dataset, count: int) -> tuple[Dataset, Dataset]:
+    """Split `rows` into the first `groups`, up to `count` rows in all but at least one group, and the remaining rows."""
     taken: list[int] = []
-    for number in np.random.default_rng(seed).permutation(len(groups)):
-        group = groups[number]
+    for group in groups:
         if taken and len(taken) + len(group) > count:
             break
         taken += group
@@ -53,11 +75,21 @@ def answerable(rows: Dataset) -> Dataset:
 
 
 def describe_unanswered(splits: Splits) -> str:
-    """Return a note for the user about the rows without an answer (SQuAD 2.0 has such questions); empty if there are none."""
+    """Return a note for the user about the unanswerable questions (SQuAD 2.0 has such); empty if there are none."""
     count = sum(len(split) - len(answerable(split)) for split in (splits.train, splits.test))
-    return f" ({count:,} without an answer are left out)" if count else ""
+    return f" ({count:,} of them unanswerable)" if count else ""
 
 
 def eval_loader(rows: Dataset, batch_size: int = 32) -> DataLoader[list[Row]]:
-    """Return a loader that yields the answerable rows as lists of up to `batch_size`."""
-    return DataLoader(answerable(rows), batch_size=batch_size, collate_fn=list)
+    """Return a loader that yields the rows as lists of up to `batch_size`."""
+    return DataLoader(rows, batch_size=batch_size, collate_fn=list)
+
+
+def is_chosen(text: str, share: float) -> bool:
+    """Choose a `share` of all texts by their hash, so that every run chooses the same ones, whatever their order."""
+    return text_hash(text) < share * 2**64
+
+
+def text_hash(text: str) -> int:
+    """Return a hash of a text below 2⁶⁴, the same in every process."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])

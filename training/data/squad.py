@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, load_dataset, load_dataset_builder
 
+from training.data.formats import read_files
 from training.errors import TrainingError, first_line
 
 COLUMNS = {"context", "question", "answers"}
-SCHEMA = "expected SQuAD's schema, one row per question: context (text), question (text), answers {text: [text, …]}"
-FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+SCHEMA = (
+    "expected SQuAD's schema, one row per question: context (text), question (text), answers {text: [text, …]} "
+    "(in CSV: answers as JSON, or answer as text); or SQuAD's nested JSON"
+)
+FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
 
 
 class References(TypedDict):
@@ -52,7 +56,7 @@ class Splits:
 
 
 def load_splits(source: str) -> Splits:
-    """Load a data set from a Hub id, a directory or a file.
+    """Load a data set from a Hub id, a directory or a file. Local files may also be SQuAD's nested JSON or CSV.
 
     The test split is `validation` or `test`. If there is neither, a tenth of the contexts is held out. Raises
     TrainingError if the source cannot be loaded, a split or a column is missing, or a row does not match the schema.
@@ -80,7 +84,8 @@ def load_splits(source: str) -> Splits:
 def _load(source: str) -> DatasetDict:
     """Load all splits of `source`.
 
-    Raises TrainingError if it is neither a Hub id nor a directory nor a readable file, and any exception that `datasets` raises.
+    Raises TrainingError if it is neither a Hub id nor a directory nor a readable file, or if a file of nested JSON or CSV is malformed,
+    and any exception that `datasets` raises.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -88,9 +93,11 @@ def _load(source: str) -> DatasetDict:
             raise TrainingError(f"data set {source}: the file is empty; {SCHEMA}")
         if path.suffix not in FORMATS:
             raise TrainingError(f"data set {source}: cannot read {path.suffix or 'this file'}; expected {', '.join(FORMATS)}")
-        return load_dataset(FORMATS[path.suffix], data_files={"train": str(path)})
+        files = {"train": [str(path)]}
+        return read_files(files) or load_dataset(FORMATS[path.suffix], data_files=files)
     if path.is_dir():
-        return load_dataset(str(path))
+        # The builder tells splits by the names of the files, such as train-v2.0.json and dev-v2.0.json.
+        return read_files(load_dataset_builder(str(path)).config.data_files) or load_dataset(str(path))
     if source.count("/") != 1 or source.startswith((".", "/", "~")) or path.suffix in FORMATS:
         raise TrainingError(f"data set {source}: no such file or directory; {SCHEMA}")
     return load_dataset(source)

@@ -1,17 +1,21 @@
 """Measure the fine-tuned LLM's answers with the engine, weights and prompt template of the service."""
 
 import asyncio
+import itertools
 import math
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from torchmetrics.functional.text import squad
 
-from models.llm import LLM, Answer
-from training.data.selection import eval_loader
+from models.answers import Answer
+from models.llm import LLM
+from training.data.selection import answerable, eval_loader
 from training.data.squad import Row
+from training.evaluation.abstention import Outcomes, bootstrap_error, squad2_metrics
 from training.evaluation.calibration import reliability
 from training.progress import progress_bar
 
@@ -19,20 +23,48 @@ from training.progress import progress_bar
 def evaluate(model: LLM, rows: Dataset, with_context: bool = True) -> dict[str, Any]:
     """Return the metrics of the answers to `rows`.
 
-    These are EM and F1 in percent against all references of a question (SQuAD v1.1's official metrics), the share of answers
-    that are spans of their context, the share that ended before the length limit, the mean length in words, and the
-    `reliability` of the scores.
+    These are EM and F1 in percent of the answerable questions against all their references, if the model always answers (SQuAD
+    v1.1's official metrics), with their standard errors; the share of answers that are spans of their context, the share that ended before
+    the length limit, and the mean length in words. For a model that declines, `squad2` has the metrics of all rows (see
+    `squad2_metrics`). `reliability` is that of the scores as the service gives them.
     """
+    rows = rows if with_context and model.answers.abstains else answerable(rows)
     answers, matches = asyncio.run(answer_rows(model, rows, with_context))
-    return {
-        "exact_match": _mean(match["exact_match"] for match in matches),
-        "f1": _mean(match["f1"] for match in matches),
-        "questions": len(answers),
-        **({"span_share": _mean(answer.start is not None for answer in answers)} if with_context else {}),
-        "ended_share": _mean(answer.ended for answer in answers),
-        "mean_answer_words": _mean(len(answer.answer.split()) for answer in answers),
-        "reliability": reliability([answer.score for answer in answers], [match["exact_match"] / 100 for match in matches]),
+    is_answerable = [bool(references["text"]) for references in rows["answers"]]
+    contexts = list(itertools.compress(rows["context"], is_answerable))
+    answered = list(itertools.compress(answers, is_answerable))
+    metrics: dict[str, Any] = {}
+    for name in ("exact_match", "f1"):
+        values = [match[name] for match in itertools.compress(matches, is_answerable)]
+        metrics |= {name: _mean(values), f"{name}_error": bootstrap_error(values, contexts)}
+    metrics |= {
+        "questions": len(answered),
+        **({"span_share": _mean(answer.start is not None for answer in answered)} if with_context else {}),
+        "ended_share": _mean(answer.ended for answer in answered),
+        "mean_answer_words": _mean(len((answer.answer or "").split()) for answer in answered),
     }
+    if with_context and model.answers.abstains:
+        threshold = model.answers.no_answer_threshold
+        found = outcomes(answers, matches, rows)
+        scores, correct = found.confidence_at(threshold).tolist(), found.exact_match_at(threshold).tolist()
+        if not all(is_answerable):
+            metrics["squad2"] = squad2_metrics(found, threshold)
+    else:
+        scores, correct = [answer.score for answer in answers], [match["exact_match"] / 100 for match in matches]
+    return metrics | {"reliability": reliability(scores, correct)}
+
+
+def outcomes(answers: Sequence[Answer], matches: Sequence[dict[str, float]], rows: Dataset) -> Outcomes:
+    """Return the outcomes of a model that decides and, asked to, always answers; see `answer_rows`."""
+    return Outcomes(
+        unanswerable=np.array([not references["text"] for references in rows["answers"]]),
+        exact_match=np.array([match["exact_match"] / 100 for match in matches]),
+        f1=np.array([match["f1"] / 100 for match in matches]),
+        likelihood=np.array([answer.likelihood for answer in answers]),
+        score=np.array([answer.score for answer in answers]),
+        no_answer=np.array([answer.no_answer_probability for answer in answers], dtype=np.float64),
+        contexts=rows["context"],
+    )
 
 
 def sample_answers(model: LLM, rows: Dataset) -> list[dict[str, Any]]:
@@ -56,14 +88,14 @@ def sample_answers(model: LLM, rows: Dataset) -> list[dict[str, Any]]:
 
 
 async def answer_rows(model: LLM, rows: Dataset, with_context: bool) -> tuple[list[Answer], list[dict[str, float]]]:
-    """Answer the answerable rows. Returns the answers, and the EM and F1 of each in percent."""
+    """Answer all rows, without ever declining. Returns the answers, and the EM and F1 of each in percent, 0 for unanswerable ones."""
     answers: list[Answer] = []
     matches: list[dict[str, float]] = []
     description = "evaluating" if with_context else "evaluating without contexts"
     with progress_bar(total=len(rows), desc=description, unit="question") as bar:
         for batch in eval_loader(rows):
             batch_answers = await asyncio.gather(
-                *(model.answer(row["question"], row["context"] if with_context else None) for row in batch)
+                *(model.answer(row["question"], row["context"] if with_context else None, no_answer_threshold=1) for row in batch)
             )
             answers += batch_answers
             matches += (_match(answer, row["answers"]["text"]) for row, answer in zip(batch, batch_answers, strict=True))
@@ -74,8 +106,10 @@ async def answer_rows(model: LLM, rows: Dataset, with_context: bool) -> tuple[li
 
 def _match(answer: Answer, references: list[str]) -> dict[str, float]:
     """Return the EM and F1 of one answer in percent."""
+    if not references:
+        return {"exact_match": 0.0, "f1": 0.0}
     target: Any = {"id": "", "answers": {"text": references, "answer_start": [0] * len(references)}}
-    return {name: float(value) for name, value in squad({"id": "", "prediction_text": answer.answer}, target).items()}
+    return {name: float(value) for name, value in squad({"id": "", "prediction_text": answer.answer or ""}, target).items()}
 
 
 def f1_cost(candidate: Sequence[dict[str, float]], baseline: Sequence[dict[str, float]]) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from typing import Any
 from datasets import Dataset
 
 from models.llm import LLM
+from training.data.selection import answerable
 from training.evaluation.answers import answer_rows, f1_cost
 from training.export.openvino_ir import Weights, export_openvino
 
@@ -23,6 +24,7 @@ def choose_weights(directory: Path, rows: Dataset, limit: float | None) -> dict[
     Too much is more than `limit` points plus the standard error of the cost; without a limit, int8 is always kept. Prints and returns the
     result: the chosen weights, the cost of int8 in points of F1, and the standard error.
     """
+    rows = answerable(rows)
     rows = rows.select(range(min(MAX_QUESTIONS, len(rows))))
     with tempfile.TemporaryDirectory() as scratch:
         fp16 = Path(scratch)

@@ -86,18 +86,24 @@ class Progress:
     """Validation marks passed. `config.validations` marks divide the training evenly. A long step may pass several; one validation
     then covers them all."""
     best: dict[str, Any] = field(default_factory=dict)
-    """Metrics of the best validation so far; empty before the first."""
+    """Metrics of the validation whose weights are kept; empty before the first."""
+    best_f1: float = -1.0
+    """The best F1 of all validations."""
     stale: int = 0
-    """Validations since the best one."""
+    """Validations since the one with the best F1."""
 
     @property
     def tokens_per_second(self) -> float:
         """Tokens per second of training, without padding."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
-    def is_improved_by(self, metrics: dict[str, Any]) -> bool:
-        """Whether a validation's metrics are better than the best so far."""
-        return bool(metrics["f1"] > self.best.get("f1", -1.0))
+    def keeps(self, metrics: dict[str, Any]) -> bool:
+        """Whether to keep a validation's weights instead of the earlier ones.
+
+        Later weights have learned more, so they are kept unless an earlier F1 was better by more than its standard error: the best of
+        several validations on a few hundred questions would mostly be the luckiest.
+        """
+        return bool(metrics["f1"] >= self.best.get("f1", -1.0) - metrics["f1_error"])
 
     def summary(self) -> dict[str, Any]:
         """Return the values that belong in the model's metrics."""
@@ -109,7 +115,7 @@ class FineTuner:
     """Trains `model` in place for `config.epochs`, `config.max_steps` or `seconds`, whichever ends first.
 
     The learning rate follows steps or time, whichever is further along. The main process calls `validate` up to `config.validations`
-    times, evenly spread; `validate` returns metrics, `f1` among them.
+    times, evenly spread; `validate` returns metrics, `f1` and its standard error `f1_error` among them.
     """
 
     def __init__(
@@ -254,10 +260,10 @@ class FineTuner:
         results = [self.validate(progress) if self.accelerator.is_main_process else None]
         metrics = broadcast_object_list(results)[0]
         progress.validations, progress.marks = progress.validations + 1, self._marks_reached
-        if progress.is_improved_by(metrics):
-            progress.best, progress.stale = metrics, 0
-        else:
-            progress.stale += 1
+        if progress.keeps(metrics):
+            progress.best = metrics
+        progress.stale = 0 if metrics["f1"] > progress.best_f1 else progress.stale + 1
+        progress.best_f1 = max(progress.best_f1, metrics["f1"])
 
 
 def build_optimizer(model: PreTrainedModel) -> torch.optim.AdamW:

@@ -1,5 +1,6 @@
 """Fine-tuning from start to finish: a base model and a data set in, an artifact out. Read `fine_tune` first."""
 
+import asyncio
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,17 +8,20 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from models.answers import ALWAYS_ANSWERS, AnswerSettings
 from training.config import Config
 from training.data.encoding import EncodingConfig, encode
-from training.data.selection import contexts, draw, split_contexts
+from training.data.selection import answerable, contexts, draw, split_articles, split_contexts
 from training.data.squad import Splits
+from training.data.unanswerable import make_unanswerable, mix
 from training.errors import TrainingError
-from training.evaluation.answers import evaluate, sample_answers
+from training.evaluation.abstention import MIN_FIT, fit_answer_settings
+from training.evaluation.answers import answer_rows, evaluate, outcomes, sample_answers
 from training.evaluation.bits_per_byte import bits_per_byte, excerpts
-from training.export.artifact import open_artifact, save_artifact
+from training.export.artifact import open_artifact, save_artifact, set_answer_settings
 from training.export.quantization import choose_weights
 from training.fine_tuning.base_model import supports_shared_context
 from training.fine_tuning.checkpoint import newest_checkpoint
@@ -63,7 +67,7 @@ def fine_tune(
     work = config.output_dir / FINE_TUNING  # checkpoints, the best artifact so far, curves, report
     data = split_data(splits, tokenizer, config)
     with accelerator.main_process_first():  # the others then read the cache that the main process has written
-        sequences = encode(data.train, tokenizer, encoding_config(config, supports_shared_context(model)))
+        sequences = encode_all(data.train, tokenizer, encoding_config(config, supports_shared_context(model)), config.unanswerable_share)
     log = MetricsLog(work, accelerator.is_main_process)
     torch.manual_seed(config.seed + accelerator.process_index)
     if accelerator.is_main_process and not log.read("base"):  # a resumed run has measured it already
@@ -85,11 +89,13 @@ def fine_tune(
     if config.validations:
         shutil.copytree(work / "best", directory, dirs_exist_ok=True)
     else:
-        save_artifact(model, tokenizer, directory, config.prompt)
+        save_artifact(model, tokenizer, directory, config.prompt, answer_settings(config))
     metrics = progress.summary() | {"best_validation": progress.best or None}
     metrics |= compare_bits_per_byte(directory, tokenizer, data.texts, accelerator, log)
     if config.int8_check:  # preferably on questions that belong to neither the training nor the test data
         metrics |= choose_weights(directory, data.validation if len(data.validation) else data.test, config.int8_limit)
+    if config.unanswerable_share and len(data.validation):
+        calibrate(directory, data.validation)
     metrics |= evaluate_artifact(directory, data.test)
     log.log("test", progress.steps, **metrics)
     log.close()
@@ -102,15 +108,29 @@ def fine_tune(
 def split_data(splits: Splits, tokenizer: PreTrainedTokenizerBase, config: Config) -> Data:
     """Hold validation questions out of the training data, and cut training and test data to the configured numbers of questions."""
     train, validation = splits.train, splits.train.select([])
-    if config.validations:
-        validation, train = split_contexts(train, min(config.validation_examples, len(train) // 10), config.seed)
+    if config.validation_examples:
+        validation, train = split_articles(train, min(config.validation_examples, len(train) // 10), config.seed)
         if not len(train):
-            raise TrainingError("the training data has a single context, and the validation would take it: give --validations 0")
+            raise TrainingError(
+                "the training data has a single context, and the validation would take it: give --validations 0 and --validation-examples 0"
+            )
     if config.max_train_examples:
         train, _ = split_contexts(train, config.max_train_examples, config.seed)
     test = draw(splits.test, config.eval_examples, config.seed)
     texts = excerpts(contexts(draw(splits.test, None, config.seed)), tokenizer, config.max_length)
     return Data(train, validation, test, texts)
+
+
+def encode_all(rows: Dataset, tokenizer: PreTrainedTokenizerBase, encoding: EncodingConfig, unanswerable_share: float) -> Dataset:
+    """Encode the rows and, if the model learns to abstain, the unanswerable questions that `mix` adds."""
+    if not encoding.abstain:
+        return encode(rows, tokenizer, encoding)
+    mixture = mix(rows, unanswerable_share)
+    sequences: list[Dataset] = []
+    for part, repeats in ((mixture.written, mixture.repeats), (mixture.others, 1)):
+        if len(part):
+            sequences += [encode(part, tokenizer, encoding)] * repeats
+    return concatenate_datasets(sequences)
 
 
 def encoding_config(config: Config, can_share_context: bool = True) -> EncodingConfig:
@@ -123,7 +143,30 @@ def encoding_config(config: Config, can_share_context: bool = True) -> EncodingC
         text_share=config.text_share,
         text_weight=config.text_weight,
         context_free_share=config.context_free_share,
+        abstain=config.unanswerable_share > 0,
+        decision_weight=config.decision_weight,
     )
+
+
+def answer_settings(config: Config) -> AnswerSettings:
+    """Return the settings of a model that has not been calibrated."""
+    return AnswerSettings(abstains=True, no_answer_threshold=0.5) if config.unanswerable_share else ALWAYS_ANSWERS
+
+
+def calibrate(directory: Path, validation: Dataset) -> None:
+    """Choose the artifact's threshold and calibrate its scores on questions that it was not trained on.
+
+    If too few of them are unanswerable, one is made of each that is answerable.
+    """
+    answered = answerable(validation)
+    if len(validation) - len(answered) < MIN_FIT:
+        validation = concatenate_datasets([validation, make_unanswerable(answered, 1.0)])
+    with open_artifact(directory) as llm:
+        answers, matches = asyncio.run(answer_rows(llm, validation, with_context=True))
+    settings = fit_answer_settings(outcomes(answers, matches, validation))
+    set_answer_settings(directory, settings)
+    threshold, questions = settings.no_answer_threshold, len(validation)
+    print(f"declines above a no-answer probability of {threshold:.2f}, chosen on {questions:,} questions", flush=True)
 
 
 def resume_from_newest_checkpoint(tuner: FineTuner, checkpoints: Path) -> None:
@@ -145,20 +188,20 @@ def validate_candidate(
     work: Path,
     config: Config,
 ) -> dict[str, Any]:
-    """Export the current weights and evaluate the artifact on `rows`; if its F1 is the best so far, keep it as `best`.
+    """Export the current weights and evaluate the artifact on `rows`; keep it as `best` unless an earlier one was clearly better.
 
     Logs and prints the metrics and a few answers. Returns the step, EM and F1.
     """
     candidate, best = work / "candidate", work / "best"
-    save_artifact(model, tokenizer, candidate, config.prompt)
+    save_artifact(model, tokenizer, candidate, config.prompt, answer_settings(config))
     with open_artifact(candidate) as llm:
         metrics = evaluate(llm, rows) | {"answers": sample_answers(llm, _first(rows, SAMPLE_ANSWERS))}
     log.log("validation", progress.steps, **metrics)
     _print_validation(progress, metrics)
-    if progress.is_improved_by(metrics):
+    if progress.keeps(metrics):
         shutil.rmtree(best, ignore_errors=True)
         candidate.rename(best)
-    return {"step": progress.steps, "exact_match": metrics["exact_match"], "f1": metrics["f1"]}
+    return {"step": progress.steps} | {name: metrics[name] for name in ("exact_match", "f1", "f1_error")}
 
 
 def compare_bits_per_byte(
@@ -188,4 +231,5 @@ def _print_validation(progress: Progress, metrics: dict[str, Any]) -> None:
     exact_match, f1, questions = metrics["exact_match"], metrics["f1"], metrics["questions"]
     print(f"\nstep {progress.steps}: EM {exact_match:.1f}  F1 {f1:.1f} on {questions} validation questions")
     for sample in metrics["answers"]:
-        print(f"  {sample['question']}\n    {sample['answer']!r}, expected {' or '.join(map(repr, sample['references']))}", flush=True)
+        expected = " or ".join(map(repr, sample["references"])) or "no answer"
+        print(f"  {sample['question']}\n    {sample['answer']!r}, expected {expected}", flush=True)

@@ -88,7 +88,7 @@ def test_the_texts_of_a_model_are_counted_and_timed(server: Server, model: str) 
 def test_answers_are_counted_with_their_scores(server: Server) -> None:
     def counted(samples: Samples) -> list[float]:
         scores = value(samples, "trigen_answer_score_count", model_name="llm")
-        spans = [samples.get(("trigen_answers_total", (("model_name", "llm"), ("span", span))), 0) for span in ("true", "false")]
+        spans = [samples.get(("trigen_answers_total", (("model_name", "llm"), ("span", span))), 0) for span in ("true", "false", "none")]
         return [scores, sum(spans)]
 
     before = scrape(server)

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from models.llm import answer_text, document_start, question_prompt
+from models.llm import ANSWER_FOLLOWS, answer_text, document_start, question_prompt, undecided_prompt
 from training.data.batching import collate
 from training.data.encoding import EncodingConfig, encode
 from training.data.squad import load_splits
@@ -65,15 +65,16 @@ def test_every_question_is_encoded_once_with_the_prompt_of_serving(
         assert sequence["supervised"] == sum(sequence["weights"])
 
 
-@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize(("bf16", "abstain"), [(False, False), (True, False), (False, True)])
 def test_sharing_gives_the_loss_and_the_gradients_of_separate_rows(
-    tiny_base: Path, tokenizer: PreTrainedTokenizerBase, rows: Dataset, bf16: bool
+    tiny_base: Path, tokenizer: PreTrainedTokenizerBase, rows: Dataset, bf16: bool, abstain: bool
 ) -> None:
     losses, gradients = [], []
     for share in (True, False):
         model = AutoModelForCausalLM.from_pretrained(tiny_base).eval()
         choose_attention(model, torch.device("cpu"), bf16)
-        encoded = encode(rows, tokenizer, EncodingConfig(share_context=share, max_length=1000, context_free_share=0.5)).with_format("numpy")
+        config = EncodingConfig(share_context=share, max_length=1000, context_free_share=0.5, abstain=abstain)
+        encoded = encode(rows, tokenizer, config).with_format("numpy")
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = SupervisedLoss(model)(collate(list(encoded)))
         loss.backward()
@@ -82,6 +83,28 @@ def test_sharing_gives_the_loss_and_the_gradients_of_separate_rows(
     assert losses[0] == pytest.approx(losses[1], rel=2e-3 if bf16 else 1e-5)
     difference = (gradients[0] - gradients[1]).norm() / gradients[1].norm()
     assert difference < (2e-2 if bf16 else 1e-4)
+
+
+def test_an_abstaining_model_learns_to_decide_before_it_answers(tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
+    unanswerable = [row | {"answers": {"text": [], "answer_start": []}} for row in rows.select(range(5))]
+    mixed = Dataset.from_list([*rows, *unanswerable], features=rows.features)
+    config = EncodingConfig(abstain=True, decision_weight=0.5, max_length=1000)
+    targets = []
+    for sequence in encode(mixed, tokenizer, config):
+        supervised: dict[int, list[tuple[int, float]]] = {}
+        for id, segment, weight in zip(sequence["input_ids"], sequence["segments"], sequence["weights"], strict=True):
+            if weight:
+                supervised.setdefault(segment, []).append((id, weight))
+        targets += list(supervised.values())
+    end = tokenizer.eos_token_id
+    follows = tokenizer(ANSWER_FOLLOWS)["input_ids"]
+    answers = [tokenizer(answer_text(row["answers"]["text"][0]))["input_ids"] for row in rows]
+    expected = [[(follows[0], 0.5), *((id, 1.0) for id in [*answer, end])] for answer in answers] + [[(end, 0.5)]] * 5
+    assert sorted(targets) == sorted(expected)
+    assert all(
+        question_prompt(q, c) == undecided_prompt(q, c) + ANSWER_FOLLOWS for q, c in zip(rows["question"], rows["context"], strict=True)
+    )
+    assert sum(encode(mixed, tokenizer, EncodingConfig(max_length=1000))["questions"]) == len(rows)  # of a model that always answers
 
 
 def test_sharing_needs_less_than_40_percent_of_the_tokens(tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:

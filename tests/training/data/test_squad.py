@@ -87,7 +87,7 @@ def test_rows_without_an_answer_are_counted(tmp_path: Path) -> None:
     assert describe_unanswered(load_splits(str(write(tmp_path / "all.jsonl", rows)))) == ""
     unanswered = ROW | {"answers": {"text": [], "answer_start": []}}
     splits = load_splits(str(write(tmp_path / "some.jsonl", [*rows, unanswered])))
-    assert describe_unanswered(splits) == " (1 without an answer are left out)"
+    assert describe_unanswered(splits) == " (1 of them unanswerable)"
 
 
 def test_a_single_context_cannot_be_split(tmp_path: Path) -> None:
@@ -119,9 +119,9 @@ def test_a_missing_path_raises(source: str) -> None:
 
 
 def test_an_unknown_file_format_raises(tmp_path: Path) -> None:
-    path = tmp_path / "squad.csv"
+    path = tmp_path / "squad.xlsx"
     path.write_text("context,question\n")
-    with pytest.raises(TrainingError, match=r"cannot read \.csv; expected \.json, \.jsonl, \.parquet"):
+    with pytest.raises(TrainingError, match=r"cannot read \.xlsx; expected \.json, \.jsonl, \.parquet, \.csv"):
         load_splits(str(path))
 
 

@@ -30,17 +30,18 @@ def build_tuner(base: Path, directory: Path, config: Config, validate: Callable[
         ([1.0, 2.0, 3.0, 4.0], 2, 20, 4.0),
         ([5.0, 2.0, 3.0, 6.0], 2, 15, 5.0),  # two in a row without improvement
         ([5.0, 2.0, 3.0, 6.0], None, 20, 6.0),
-        ([5.0, 5.0, 5.0, 5.0], None, 20, 5.0),
+        ([5.0, 4.5, 5.0, 4.5], None, 20, 4.5),  # within the standard error of 1: the last weights are kept
+        ([5.0, 3.5, 4.5, 3.0], None, 20, 4.5),
     ],
 )
-def test_the_best_validation_is_kept_and_early_stop_counts_those_without_improvement(
+def test_the_last_weights_are_kept_unless_clearly_worse_and_early_stop_counts_those_without_improvement(
     tiny_base: Path, tmp_path: Path, f1: list[float], early_stop: int | None, steps: int, best: float
 ) -> None:
     validated: list[int] = []
 
     def validate(progress: Progress) -> dict[str, Any]:
         validated.append(progress.steps)
-        return {"f1": f1[len(validated) - 1], "step": progress.steps}
+        return {"f1": f1[len(validated) - 1], "f1_error": 1.0, "step": progress.steps}
 
     config = Config(max_steps=20, batch_tokens=768, max_length=768, validations=4, early_stop=early_stop)
     tuner = build_tuner(tiny_base, tmp_path, config, validate)
@@ -48,7 +49,8 @@ def test_the_best_validation_is_kept_and_early_stop_counts_those_without_improve
     tuner.metrics_log.close()
     assert progress.steps == steps
     assert validated == [5, 10, 15, 20][: steps // 5]
-    assert progress.best == {"f1": best, "step": validated[f1.index(best)]}
+    kept = [number for number, value in enumerate(f1[: len(validated)]) if value == best][-1]
+    assert progress.best == {"f1": best, "f1_error": 1.0, "step": validated[kept]}
     assert progress.validations == len(validated)
 
 
@@ -57,7 +59,7 @@ def test_the_same_weights_are_not_validated_twice(tiny_base: Path, tmp_path: Pat
 
     def validate(progress: Progress) -> dict[str, Any]:
         validated.append(progress.steps)
-        return {"f1": 1.0, "step": progress.steps}
+        return {"f1": 1.0, "f1_error": 1.0, "step": progress.steps}
 
     tuner = build_tuner(tiny_base, tmp_path, Config(max_steps=3, batch_tokens=768, max_length=768, validations=8), validate)
     tuner.run(Interruption())

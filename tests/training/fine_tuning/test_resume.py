@@ -13,14 +13,12 @@ import pytest
 
 from tests.conftest import QUICKSTART, run
 from training.config import Config, parse
-from training.data.encoding import encode
-from training.data.selection import split_contexts
 from training.data.squad import load_splits
 from training.device import build_accelerator
 from training.fine_tuning.base_model import load_base
 from training.fine_tuning.loop import FineTuner
 from training.fine_tuning.metrics_log import MetricsLog
-from training.fine_tuning.pipeline import encoding_config
+from training.fine_tuning.pipeline import encode_all, encoding_config, split_data
 from training.interruption import Interruption
 from training.run import FINE_TUNING
 
@@ -197,9 +195,9 @@ def test_a_killed_and_then_terminated_run_resumes_bit_for_bit(runs: dict[str, Ru
 def take_steps_in_this_process(config: Config) -> None:
     """Take the training steps that `train.py` takes with `config`."""
     splits = load_splits(config.dataset)
-    train, _ = split_contexts(splits.train, config.max_train_examples or len(splits.train), config.seed)
     model, tokenizer = load_base(config.base_model, config.max_length, config.dropout)
-    sequences = encode(train, tokenizer, encoding_config(config))
+    train = split_data(splits, tokenizer, config).train
+    sequences = encode_all(train, tokenizer, encoding_config(config), config.unanswerable_share)
     log = MetricsLog(config.output_dir / FINE_TUNING)
     tuner = FineTuner(model, sequences, config, None, build_accelerator(), log, config.output_dir / "checkpoints", lambda _: {})
     tuner.run(Interruption())
