@@ -3,12 +3,13 @@
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tokenizers import Tokenizer
 
 from models.base import Prompt, SamplingParams, Token
 from models.engines.tokenization import ModelLimits
+from models.spans import SpanTrie
 
 MAX_LOGPROBS = 5
 """Number of alternatives whose log-probabilities are computed for each token."""
@@ -20,6 +21,16 @@ small. Other texts wait."""
 IdLogprob = tuple[float | None, list[tuple[int, float]]]
 """The log-probability of a token, and the ids and log-probabilities of the `MAX_LOGPROBS` most probable tokens at its position, in
 descending order. The first token of a text has no predecessor: its entry is (None, [])."""
+
+
+class ScoredSpan(NamedTuple):
+    """A span of a passage and its probability as an answer."""
+
+    ids: tuple[int, ...]
+    """Its tokens; `Spans.occurrences` tells where it stands."""
+    logprob: float
+    """Logarithm of the probability that the model continues the prompt with exactly these tokens and the end of the text. It is the
+    model's own, among all texts: the probabilities of all spans of a passage add up to at most 1."""
 
 
 class LogprobReader(Protocol):
@@ -83,6 +94,18 @@ class Engine(Protocol):
 
     def logprob_reader(self) -> LogprobReader:
         """Return a reader for one text."""
+        ...
+
+    async def best_spans(self, prompt: Sequence[int], trie: SpanTrie, count: int) -> list[ScoredSpan]:
+        """Return the `count` most probable answers to `prompt` among the spans in `trie`, all different, the best one first.
+
+        A beam search finds them (`models/engines/spans/beam.py`). It may miss a better span, but returns `count` spans, or all if there
+        are fewer: at least one if there is any. The end may be any of the end-of-text tokens, whose probabilities are added.
+
+        `prompt`, token ids, must not be empty, and `count` must be at least 1; the memory grows with the product of both. Raises
+        `PromptTooLong` if the prompt and the longest span exceed the context, `EngineStopped` if the engine fails, and `EngineBusy` if
+        it has no room.
+        """
         ...
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from models.base import Logprob, SamplingParams, Token, join
 from models.engines.supervision.flushing import FlushSchedule
 from models.engines.supervision.loop import main
-from models.engines.supervision.messages import AddRequest, Cancel, ReadLogprobs, StepReport, TextOutput
+from models.engines.supervision.messages import AddRequest, Cancel, FindSpans, ReadLogprobs, StepReport, TextOutput
 from models.lstm_batch import FIRST_WORD, Array, BatchedLSTM
 from models.sampling import sample_from_weights
 from models.spelling import Spelling
@@ -86,7 +86,7 @@ class LSTMBatch:
         """See `Stepper`."""
         return not self._texts
 
-    def handle(self, message: AddRequest | ReadLogprobs | Cancel) -> Iterable[StepReport]:
+    def handle(self, message: AddRequest | ReadLogprobs | FindSpans | Cancel) -> Iterable[StepReport]:
         """See `Stepper`."""
         if isinstance(message, Cancel):
             if text := self._texts.pop(message.id, None):

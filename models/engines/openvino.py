@@ -1,15 +1,17 @@
 """The CPU engine: openvino-genai's continuous batching in a process of its own (`openvino_process.py`). This is the service's side."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.base import Token
-from models.engines import EngineStopped, IdLogprob, Supervision
+from models.engines import EngineStopped, IdLogprob, ScoredSpan, Supervision
 from models.engines.supervision.engine import SupervisedEngine
-from models.engines.supervision.messages import AddRequest, Cancel, Output, ReadLogprobs, TextOutput
+from models.engines.supervision.messages import AddRequest, Cancel, FindSpans, Output, ReadLogprobs, TextOutput
 from models.engines.supervision.requests import Request
 from models.engines.tokenization import IncrementalDetokenizer, ModelLimits, encode, load_tokenizer
+from models.spans import SpanTrie
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,27 @@ class OpenVINOEngine(SupervisedEngine):
     def logprob_reader(self) -> "OpenVINOLogprobReader":
         """See `Engine`."""
         return OpenVINOLogprobReader(self)
+
+    async def best_spans(self, prompt: Sequence[int], trie: SpanTrie, count: int) -> list[ScoredSpan]:
+        """See `Engine`. One search runs at a time; the others wait. If the process is replaced, the search starts again, once."""
+        self.limits.check(len(prompt), trie.depth)
+        if trie.empty:
+            return []
+        try:
+            return await self._search(prompt, trie, count)
+        except EngineStopped:
+            if not self.alive:
+                raise
+            return await self._search(prompt, trie, count)
+
+    async def _search(self, prompt: Sequence[int], trie: SpanTrie, count: int) -> list[ScoredSpan]:
+        id = next(self._ids)
+        try:
+            spans: list[ScoredSpan] = await self._call(id, FindSpans(id, list(prompt), trie, count, self.limits.eos))
+        except asyncio.CancelledError:
+            self._post(Cancel(id))
+            raise
+        return spans
 
     async def read_logprobs(self, id: int, ids: list[int]) -> list[IdLogprob]:
         """Read the next tokens of the text with this id; for `OpenVINOLogprobReader`."""

@@ -19,10 +19,12 @@ from openvino_genai.py_openvino_genai import GenerationHandle
 
 from models.base import FinishReason, SamplingParams
 from models.engines.openvino import OpenVINOConfig
-from models.engines.openvino_logprobs import LogprobModel, is_out_of_memory
+from models.engines.openvino_logprobs import read_logprobs
+from models.engines.openvino_scoring import ScoringModel, is_out_of_memory
+from models.engines.spans.openvino import SpanTask
 from models.engines.supervision.flushing import FlushSchedule
 from models.engines.supervision.loop import main
-from models.engines.supervision.messages import AddRequest, Cancel, Output, ReadLogprobs, Reply, RequestFailure, StepReport
+from models.engines.supervision.messages import AddRequest, Cancel, FindSpans, Output, ReadLogprobs, Reply, RequestFailure, StepReport
 from models.engines.tokenization import ModelLimits
 
 BLOCK_TOKENS = 32
@@ -195,28 +197,30 @@ def _failure(id: int, error: Exception) -> RequestFailure:
 
 
 class OpenVINOStepper:
-    """The batch, and beside it the model that computes log-probabilities. See `Stepper`."""
+    """The batch, and beside it the model that computes probabilities. See `Stepper`."""
 
     def __init__(self, directory: Path, config: OpenVINOConfig) -> None:
-        self.batch, self.logprob_model = Batch(directory, config), LogprobModel(directory, config.step_tokens)
+        self.batch, self.scoring = Batch(directory, config), ScoringModel(directory, config.step_tokens)
 
     @property
     def idle(self) -> bool:
         """See `Stepper`."""
-        return self.batch.idle and self.logprob_model.idle
+        return self.batch.idle and self.scoring.idle
 
     @property
     def wakeup(self) -> int:
         """See `Stepper`."""
-        return self.logprob_model.wakeup
+        return self.scoring.wakeup
 
-    def handle(self, message: AddRequest | ReadLogprobs | Cancel) -> Iterable[StepReport | Reply]:
+    def handle(self, message: AddRequest | ReadLogprobs | FindSpans | Cancel) -> Iterable[StepReport | Reply]:
         """See `Stepper`."""
         if isinstance(message, Cancel):
             self.batch.cancel(message.id)
-            self.logprob_model.cancel(message.id)
+            self.scoring.cancel(message.id)
         elif isinstance(message, ReadLogprobs):
-            self.logprob_model.add(message)
+            read_logprobs(self.scoring, message)
+        elif isinstance(message, FindSpans):
+            self.scoring.add(message.id, SpanTask(message))
         else:
             try:
                 self.batch.add(message)
@@ -227,7 +231,7 @@ class OpenVINOStepper:
         """See `Stepper`."""
         if not self.batch.idle and (report := self.batch.step()):
             yield report
-        if reply := self.logprob_model.step():
+        if reply := self.scoring.step():
             yield reply
 
 

@@ -20,9 +20,11 @@ from transformers.generation.continuous_batching.continuous_api import OutputRou
 from transformers.generation.continuous_batching.requests import FutureRequestState, GenerationOutput, RequestStatus
 
 from models.base import FinishReason, Prompt, SamplingParams, Token
-from models.engines import EngineStopped
+from models.engines import EngineStopped, ScoredSpan
+from models.engines.spans.transformers import best_spans
 from models.engines.tokenization import IncrementalDetokenizer, ModelLimits, encode, load_tokenizer
 from models.engines.transformers_logprobs import LogprobModel, TransformersLogprobReader
+from models.spans import SpanTrie
 
 CPU_CACHE_PAGES = 64
 """Size of the key-value cache, in pages of 256 tokens. On CUDA, transformers sizes it by the free memory."""
@@ -178,6 +180,11 @@ class TransformersEngine:
     def logprob_reader(self) -> TransformersLogprobReader:
         """See `Engine`."""
         return TransformersLogprobReader(self._logprob_model)
+
+    async def best_spans(self, prompt: Sequence[int], trie: SpanTrie, count: int) -> list[ScoredSpan]:
+        """See `Engine`. One search runs at a time; the others wait."""
+        self.limits.check(len(prompt), trie.depth)
+        return [] if trie.empty else await best_spans(self._logprob_model, prompt, trie, count, self.limits.eos)
 
     async def stream(self, prompt: Prompt, params: SamplingParams, before: Sequence[int] = ()) -> AsyncGenerator[Token]:
         """See `Engine`."""

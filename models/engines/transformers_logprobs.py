@@ -1,15 +1,18 @@
-"""Log-probabilities of given tokens, computed by transformers.
+"""Log-probabilities, of given tokens or of every next token, computed by transformers.
 
 They need a second copy of the model, because the attention of the engine's copy is set up for continuous batching.
 """
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from models.engines import MAX_LOGPROBS, SCORED_TEXTS, EngineStopped, IdLogprob
@@ -25,6 +28,8 @@ class LogprobModel:
         self._directory, self._device = directory, device
         self._lock = threading.Lock()
         self.caches = asyncio.Semaphore(SCORED_TEXTS)
+        self.search = asyncio.Lock()
+        """Held by the search for spans that is in progress: see `models/engines/spans/transformers.py`."""
         self.closed = False
 
     @cached_property
@@ -44,9 +49,7 @@ class LogprobModel:
         inputs = [*ids[:-1]] if last is None else [last, *ids[:-1]]
         for first in range(0, len(inputs), CHUNK_TOKENS):
             chunk = slice(first, first + CHUNK_TOKENS)
-            with self._lock, torch.inference_mode():
-                if cancelled.is_set() or self.closed:
-                    raise EngineStopped("the engine was closed")
+            with self._turn(cancelled):
                 input_ids = torch.tensor([inputs[chunk]], device=self._device)
                 distributions = self._model(input_ids=input_ids, past_key_values=cache, use_cache=True).logits[0].log_softmax(-1)
                 chosen = distributions.gather(-1, torch.tensor(targets[chunk], device=self._device)[:, None])[:, 0]
@@ -54,6 +57,30 @@ class LogprobModel:
             rows = zip(chosen.tolist(), best.indices.tolist(), best.values.tolist(), strict=True)
             logprobs += [(logprob, list(zip(top_ids, values, strict=True))) for logprob, top_ids, values in rows]
         return logprobs
+
+    def next_token(
+        self, inputs: Sequence[Sequence[int]], cache: DynamicCache, cancelled: threading.Event, parents: Sequence[int] | None = None
+    ) -> NDArray[np.float32]:
+        """Return the log-probabilities of every token after each row of `inputs`, shape (rows, vocabulary).
+
+        The rows follow the tokens in `cache`, which is extended; with `parents`, row n follows row `parents[n]` of the cache. Raises
+        EngineStopped as `compute` does.
+        """
+        with self._turn(cancelled):
+            if parents is not None:
+                cache.reorder_cache(torch.tensor(parents, device=self._device))  # type: ignore[arg-type]  # any tensor of integers
+            input_ids = torch.tensor([list(row) for row in inputs], device=self._device)
+            logits = self._model(input_ids=input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+            logprobs: NDArray[np.float32] = logits.log_softmax(-1).cpu().numpy()
+        return logprobs
+
+    @contextmanager
+    def _turn(self, cancelled: threading.Event) -> Iterator[None]:
+        """Hold the model for one forward pass. Raises EngineStopped if the pass is not needed any more."""
+        with self._lock, torch.inference_mode():
+            if cancelled.is_set() or self.closed:
+                raise EngineStopped("the engine was closed")
+            yield
 
 
 class TransformersLogprobReader:

@@ -10,8 +10,9 @@ from tokenizers.models import WordLevel
 from models.answering.answers import DECLINED, AnswerSettings
 from models.answering.prompts import ANSWER_FOLLOWS, answer_text, question_prompt
 from models.base import Prompt, SamplingParams, Token
-from models.engines import LogprobReader
+from models.engines import LogprobReader, ScoredSpan
 from models.llm import LLM
+from models.spans import SpanTrie
 
 
 class Scripted:
@@ -28,6 +29,9 @@ class Scripted:
 
     def logprob_reader(self) -> LogprobReader:
         pytest.fail("no log-probabilities were requested")
+
+    async def best_spans(self, prompt: Sequence[int], trie: SpanTrie, count: int) -> list[ScoredSpan]:
+        pytest.fail("no spans were requested")
 
     async def stream(self, prompt: Prompt, params: SamplingParams, before: Sequence[int] = ()) -> AsyncGenerator[Token]:
         self.prompt, self.params, self.before = prompt, params, before

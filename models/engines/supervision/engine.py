@@ -46,7 +46,7 @@ class SupervisedEngine(ABC):
         """How often the process has been replaced."""
         self._name, self._module, self._start_message, self._supervision = name, module, start_message, supervision
         self._ids = itertools.count()
-        """New ids of requests, and of texts whose log-probabilities are read. They never coincide, because `Cancel` takes either."""
+        """New ids of requests, scored texts and searches for spans. They never coincide, because `Cancel` takes any of them."""
         self._lock = threading.Lock()
         self._requests: dict[int, Request] = {}
         self._calls: dict[int, Call] = {}

@@ -12,7 +12,19 @@ from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
-from models.engines.supervision.messages import AddRequest, Cancel, Failure, Message, Ping, Pong, ReadLogprobs, Ready, Reply, StepReport
+from models.engines.supervision.messages import (
+    AddRequest,
+    Cancel,
+    Failure,
+    FindSpans,
+    Message,
+    Ping,
+    Pong,
+    ReadLogprobs,
+    Ready,
+    Reply,
+    StepReport,
+)
 
 NICENESS = 5
 """Added to the process's niceness: the service, which answers probes and forwards tokens, gets the processor as soon as it needs it."""
@@ -31,7 +43,7 @@ class Stepper(Protocol):
         """A file descriptor that becomes readable when an idle stepper has something to do again, if there is one."""
         ...
 
-    def handle(self, message: AddRequest | ReadLogprobs | Cancel) -> Iterable[StepReport | Reply]:
+    def handle(self, message: AddRequest | ReadLogprobs | FindSpans | Cancel) -> Iterable[StepReport | Reply]:
         """Accept a message. Returns replies that are due at once."""
         ...
 

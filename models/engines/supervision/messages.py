@@ -1,8 +1,8 @@
 """The messages between the service and the process of an engine (`engine.py` and `loop.py`).
 
 The service first sends what the process needs to load its model, then the messages of the first part, and finally None. The process
-replies with `Ready` or `Failure`, and then with the messages of the second part. In each message, `id` is the id of a request or of a text
-whose log-probabilities are read, while `ids` are token ids.
+replies with `Ready` or `Failure`, and then with the messages of the second part. In each message, `id` is the id of a request, of a text
+whose log-probabilities are read, or of a search for spans, while `ids` are token ids.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from models.base import FinishReason, Prompt, SamplingParams, Token
+from models.spans import SpanTrie
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,20 @@ class ReadLogprobs:
 
 
 @dataclass(frozen=True)
+class FindSpans:
+    """Find the best answers that are spans of a passage: see `Engine.best_spans`."""
+
+    id: int
+    prompt: list[int]
+    trie: SpanTrie
+    count: int
+    eos: frozenset[int]
+    """End-of-text tokens."""
+
+
+@dataclass(frozen=True)
 class Cancel:
-    """Drop a request at the next step, or a text whose log-probabilities are being read."""
+    """Drop a request at the next step, a text whose log-probabilities are being read, or a search for spans."""
 
     id: int
 
@@ -44,7 +57,7 @@ class Ping:
     """Answer with `Pong` before the next step: a process that does not is hung."""
 
 
-Message = AddRequest | ReadLogprobs | Cancel | Ping
+Message = AddRequest | ReadLogprobs | FindSpans | Cancel | Ping
 
 
 @dataclass(frozen=True)
@@ -99,7 +112,7 @@ class StepReport:
 
 @dataclass(frozen=True)
 class Reply:
-    """The reply to a `ReadLogprobs`: one `IdLogprob` for each token, or the reason for a failure."""
+    """The reply to a `ReadLogprobs`, one `IdLogprob` for each token, or to a `FindSpans`, the `ScoredSpan`s; or why it failed."""
 
     id: int
     value: Any = None

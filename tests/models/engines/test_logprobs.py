@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from models.base import NOTHING_GENERATED, PromptLogprobs, PromptTooLong, SamplingParams, Token, UnknownIds
 from models.engines import MAX_LOGPROBS, Engine, EngineStopped, IdLogprob
-from models.engines.openvino_logprobs import LogprobModel as OpenVINOLogprobModel
+from models.engines.openvino_logprobs import read_logprobs
+from models.engines.openvino_scoring import ScoringModel
 from models.engines.supervision.messages import ReadLogprobs, Reply
 from models.engines.transformers_logprobs import LogprobModel, TransformersLogprobReader
 from models.llm import LLM
@@ -172,9 +173,9 @@ def test_the_reference_stops_reading_between_two_chunks(artifact: Path, stopped:
 IDS = [5, 6, 7]
 
 
-def read_alone(model: OpenVINOLogprobModel, id: int) -> Reply:
+def read_alone(model: ScoringModel, id: int) -> Reply:
     replies: list[Reply] = []
-    model.add(ReadLogprobs(id, IDS))
+    read_logprobs(model, ReadLogprobs(id, IDS))
 
     def replied() -> bool:
         if reply := model.step():
@@ -189,7 +190,7 @@ def test_a_model_that_could_not_be_compiled_is_compiled_for_the_next_text(artifa
     shutil.copytree(artifact / "openvino", tmp_path / "openvino")
     ir = tmp_path / "openvino/openvino_model.xml"
     ir.rename(tmp_path / "away")
-    model = OpenVINOLogprobModel(tmp_path, 256)
+    model = ScoringModel(tmp_path, 256)
     failed = read_alone(model, 1)
     assert failed.error
     assert not failed.busy
@@ -203,6 +204,6 @@ def test_a_lack_of_memory_is_no_room(artifact: Path, monkeypatch: pytest.MonkeyP
 
     with monkeypatch.context() as patched:
         patched.setattr(openvino, "Core", fail)
-        model = OpenVINOLogprobModel(artifact, 256)
+        model = ScoringModel(artifact, 256)
         assert read_alone(model, 1) == Reply(1, error="the engine has no memory left", busy=True)
     assert len(read_alone(model, 2).value) == len(IDS)

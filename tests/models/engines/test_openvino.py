@@ -17,8 +17,9 @@ import pytest
 from models.base import SamplingParams, Token
 from models.engines import SCORED_TEXTS, EngineBusy, EngineStopped, load_engine
 from models.engines.openvino import EXACT, REPRODUCIBLE, OpenVINOEngine
-from models.engines.openvino_logprobs import LogprobModel
+from models.engines.openvino_logprobs import read_logprobs
 from models.engines.openvino_process import Batch, activation_group_size, load, token_cache_bytes
+from models.engines.openvino_scoring import ScoringModel
 from models.engines.supervision.loop import serve
 from models.engines.supervision.messages import AddRequest, Failure, Output, ReadLogprobs, Ready, Reply, StepReport
 from tests.models.engines.conftest import build, collect, text_of
@@ -168,10 +169,10 @@ def test_a_request_that_does_not_fit_into_the_cache_is_told_that_the_engine_is_b
 
 
 def test_few_texts_have_a_cache_for_their_logprobs_at_once(artifact: Path) -> None:
-    model = LogprobModel(artifact, 256)
+    model = ScoringModel(artifact, 256)
     for id in range(20):
-        model.add(ReadLogprobs(id, [5] * 300))
-    model.add(ReadLogprobs(3, [6]))  # more of a text that waits for its turn
+        read_logprobs(model, ReadLogprobs(id, [5] * 300))
+    read_logprobs(model, ReadLogprobs(3, [6]))  # more of a text that waits for its turn
     model.cancel(1)
     replies: list[Reply] = []
     caches = 0
@@ -179,11 +180,11 @@ def test_few_texts_have_a_cache_for_their_logprobs_at_once(artifact: Path) -> No
         select.select([model.wakeup], [], [], 0 if replies or not model.idle else None)
         if reply := model.step():
             replies.append(reply)
-            caches = max(caches, sum(text.request is not None for text in model._texts.values()))
+            caches = max(caches, sum(task.may_run for task in model._tasks.values()))
             model.cancel(reply.id)
     assert {reply.error for reply in replies} == {None}
     assert caches == SCORED_TEXTS
-    assert model.texts == 0
+    assert not model._tasks
 
 
 def test_int8_weights_change_probabilities_by_their_rounding_only(artifact: Path, tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ import psutil
 import pytest
 
 from models.base import SamplingParams, Token
-from models.engines import EngineStopped, IdLogprob, Supervision
+from models.engines import EngineStopped, IdLogprob, ScoredSpan, Supervision
 from models.engines.openvino import EXACT, OpenVINOEngine
+from models.spans import Spans
 from tests.conftest import wait_until
 from tests.models.engines.conftest import build_paced, collect, text_of
 from tests.models.engines.pace import Pace
@@ -173,3 +174,29 @@ def test_logprobs_that_a_dead_process_was_reading_are_read_by_the_next_one(artif
         actual = asyncio.run(read(engine, interrupt=True))
         assert engine.restarts == 1
     assert [logprob for logprob, _ in actual[1:]] == pytest.approx([logprob for logprob, _ in expected[1:]], abs=1e-4)
+
+
+def test_a_search_that_a_dead_process_was_running_starts_again_once(artifact: Path) -> None:
+    async def best(engine: OpenVINOEngine, kills: int) -> list[ScoredSpan]:
+        spans = Spans.of(engine.tokenizer, "The light of the sea.", 8)
+        if kills:
+            kill(engine, signal.SIGSTOP)  # so that the search does not end first
+        searching = asyncio.ensure_future(engine.best_spans([5] * 300, spans.trie, 3))
+        await asyncio.sleep(0)
+        before = engine.restarts
+        for restarts in range(before, before + kills):
+            while engine.restarts < restarts or not engine.ready:
+                await asyncio.sleep(0.01)
+            kill(engine)
+        return await searching
+
+    with closing(OpenVINOEngine(artifact, EXACT)) as engine:
+        expected = asyncio.run(best(engine, 0))
+        actual = asyncio.run(best(engine, 1))
+        assert engine.restarts == 1
+        assert [span.ids for span in actual] == [span.ids for span in expected]
+        assert [span.logprob for span in actual] == pytest.approx([span.logprob for span in expected], abs=1e-4)
+        restore = slow_start(engine)
+        with pytest.raises(EngineStopped, match="the engine has failed and is being replaced"):
+            asyncio.run(best(engine, 2))
+        restore()
