@@ -11,12 +11,15 @@ from typing import TypeGuard
 
 from tokenizers import Tokenizer
 
-from models.answering.answers import ALWAYS_ANSWERS, DECLINED, Answer, AnswerSettings
+from models.answering.answers import ALWAYS_ANSWERS, DECLINED, DEFAULT_OPTIONS, Answer, AnswerOptions, AnswerSettings, Candidate, find_span
 from models.answering.prompts import ANSWER_FOLLOWS, PromptOrder, question_prompt, undecided_prompt
 from models.base import NOTHING_GENERATED, Logprob, Prompt, PromptLogprobs, SamplingParams, Token, until_stop
 from models.engines import Engine, IdLogprob, LogprobReader, Supervision, load_engine
 from models.engines.tokenization import INCOMPLETE, IncrementalDetokenizer, encode
+from models.spans import Spans
 
+MAX_SPAN_TOKENS = 32
+"""The longest span of a context that may be an answer, in tokens."""
 SETTINGS_FILE = "trigen.json"
 """The file in an artifact for the settings that have no place in the Hugging Face format."""
 
@@ -130,21 +133,55 @@ class LLM:
             async for token in tokens:
                 yield token
 
-    async def answer(self, question: str, context: str | None, length: int = 64, no_answer_threshold: float | None = None) -> Answer:
-        """Answer greedily, in up to `length` tokens, from `context` or, if it is None, from memory. Raises `PromptTooLong`.
+    async def answer(self, question: str, context: str | None, options: AnswerOptions = DEFAULT_OPTIONS) -> Answer:
+        """Answer greedily from `context` or, if it is None, from memory. Raises `PromptTooLong`.
 
-        Declines if the probability that the context does not tell is above `no_answer_threshold` (by default the model's own; 1 always
-        answers) and the model was trained to decline.
+        A model that was trained to decline does so above the threshold of `options`.
         """
+        prompt, declined = question_prompt(question, context, self.prompt_order), None
         if not self._abstains_on(context):
-            return self._answer(await self._generate(question_prompt(question, context, self.prompt_order), length), context, None)
-        threshold = self.answers.no_answer_threshold if no_answer_threshold is None else no_answer_threshold
-        decision = await self._decide(question, context, length)
-        probability = self.answers.no_answer_probability(decision.declined)
-        if probability > threshold:
-            return Answer(None, probability, decision.declined, probability, None, None, decision.tokens, ended=True)
-        tokens = decision.answer or await self._generate(question_prompt(question, context, self.prompt_order), length)
-        return self._answer(tokens, context, decision.declined)
+            tokens = await self._generate(prompt, options.length)
+        else:
+            decision = await self._decide(question, context, options.length)
+            declined, probability = decision.declined, self.answers.no_answer_probability(decision.declined)
+            threshold = self.answers.no_answer_threshold if options.no_answer_threshold is None else options.no_answer_threshold
+            if probability > threshold:
+                return Answer(None, probability, declined, probability, None, None, decision.tokens, ended=True)
+            tokens = decision.answer or await self._generate(prompt, options.length)
+        answer = self._answer(tokens, context, declined)
+        if context and (options.count > 1 or (options.extractive and answer.start is None)):
+            return self._choose(answer, await self._search(prompt, context, options, declined), options)
+        return answer
+
+    async def _search(self, prompt: str, context: str, options: AnswerOptions, declined: float | None) -> list[Candidate]:
+        """Return the best spans of `context` as answers to `prompt`."""
+        tokenizer, max_tokens = self.engine.tokenizer, min(options.length, MAX_SPAN_TOKENS)
+        ids = await asyncio.to_thread(encode, tokenizer, prompt)
+        spans = await asyncio.to_thread(Spans.of, tokenizer, context, max_tokens)
+        candidates = []
+        for found in await self.engine.best_spans(ids, spans.trie, options.count):
+            (start, end), *_ = spans.occurrences(found.ids)
+            likelihood = math.exp(min(0.0, found.logprob))
+            candidates.append(Candidate(context[start:end], self.answers.score(likelihood, declined), likelihood, start, end))
+        return candidates
+
+    def _choose(self, written: Answer, found: list[Candidate], options: AnswerOptions) -> Answer:
+        """Return the answer that the model has written or, if it must be a span and is none, the best span that was found."""
+        first = Candidate(written.answer or "", written.score, written.likelihood, written.start, written.end)
+        if options.extractive and written.start is None:
+            if not found:  # the context is a single word that is too long for an answer
+                return replace(written, answer=None, likelihood=0.0, score=written.no_answer_probability or 0.0)
+            first = found[0]
+        others = [candidate for candidate in found if candidate.answer != first.answer]
+        return replace(
+            written,
+            answer=first.answer,
+            score=first.score,
+            likelihood=first.likelihood,
+            start=first.start,
+            end=first.end,
+            candidates=(first, *others)[: options.count] if options.count > 1 else (),
+        )
 
     def _abstains_on(self, context: str | None) -> TypeGuard[str]:
         return self.answers.abstains and bool(context and context.strip())
@@ -166,14 +203,14 @@ class LLM:
         """Return the answer with these tokens. `declined` is the probability of no answer, if the model has decided."""
         text = "".join(token.text for token in tokens).strip()
         likelihood = math.exp(min(0.0, sum(token.cumulative_logprob or 0.0 for token in tokens)))
-        start = context.find(text) if context and text else -1
+        start, end = (find_span(text, context) if context else None) or (None, None)
         return Answer(
             answer=text,
             score=self.answers.score(likelihood, declined),
             likelihood=likelihood,
             no_answer_probability=None if declined is None else self.answers.no_answer_probability(declined),
-            start=start if start >= 0 else None,
-            end=start + len(text) if start >= 0 else None,
+            start=start,
+            end=end,
             tokens=sum(token.count for token in tokens) + (declined is not None),
             ended=bool(tokens) and tokens[-1].finish_reason == "stop",
         )

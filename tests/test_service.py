@@ -142,12 +142,33 @@ def test_an_integer_may_be_written_with_a_decimal_point(server: Server) -> None:
 
 def test_an_answer_has_a_score_and_its_offsets_in_the_context(server: Server) -> None:
     body = post(server, "/answer_question", {"question": "Who built it?", "context": CONTEXT, "no_answer_threshold": 1}).json()
-    assert set(body) == {"answer", "score", "start", "end", "likelihood", "no_answer_probability", "model"}
+    assert set(body) == {"answer", "score", "start", "end", "likelihood", "no_answer_probability", "answers", "model"}
+    assert body["answers"] is None
     assert all(0 <= body[name] <= 1 for name in ("score", "likelihood", "no_answer_probability"))
     if body["start"] is None:
         assert body["end"] is None
     else:
         assert CONTEXT[body["start"] : body["end"]] == body["answer"]
+
+
+def test_extractive_answers_are_spans_of_the_context_the_best_first(server: Server) -> None:
+    context = f"  {CONTEXT}\n"
+    body = {"question": "Who built it?", "context": context, "no_answer_threshold": 1}
+    one = post(server, "/answer_question", body | {"extractive": True}).json()
+    several = post(server, "/answer_question", body | {"extractive": True, "answers": 5}).json()
+    assert one["answer"] == several["answer"] == several["answers"][0]["answer"]
+    assert len({answer["answer"] for answer in several["answers"]}) == 5
+    for answer in (one, several, *several["answers"]):
+        assert context[answer["start"] : answer["end"]] == answer["answer"]
+    likelihoods = [answer["likelihood"] for answer in several["answers"]]
+    assert likelihoods[1:] == sorted(likelihoods[1:], reverse=True)
+    assert post(server, "/answer_question", body | {"no_answer_threshold": 0, "answers": 2}).json()["answers"] == []
+
+
+def test_a_context_without_a_short_span_has_no_extractive_answer(server: Server) -> None:
+    body = {"question": "Who built it?", "context": "x1" * 100, "no_answer_threshold": 1, "extractive": True}
+    declined = post(server, "/answer_question", body).json()
+    assert (declined["answer"], declined["start"]) == (None, None)
 
 
 def test_info_describes_the_models_the_comparison_and_the_limits(server: Server, trained: Trained) -> None:

@@ -11,6 +11,31 @@ DECLINED = "The context does not say."
 
 
 @dataclass(frozen=True)
+class AnswerOptions:
+    """How a question is to be answered."""
+
+    length: int = 64
+    """The maximum number of tokens in an answer."""
+    no_answer_threshold: float | None = None
+    """Decline if the probability that the context does not tell is above this; 1 always answers. None: the model's own threshold."""
+    extractive: bool = False
+    """The answer must be a span of the context. If the text that the model writes is none, the most probable span is the answer."""
+    count: int = 1
+    """How many answers to return. All but the first are spans of the context."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of several answers. See `Answer`."""
+
+    answer: str
+    score: float
+    likelihood: float
+    start: int | None
+    end: int | None
+
+
+@dataclass(frozen=True)
 class Answer:
     """An answer with the fields of transformers' question-answering pipeline, and some more."""
 
@@ -31,6 +56,8 @@ class Answer:
     """Number of generated tokens, including that of the end."""
     ended: bool
     """Whether the model ended the answer before the length limit."""
+    candidates: tuple[Candidate, ...] = ()
+    """The best answers, this one first, if several were asked for."""
 
 
 class LogisticMap(BaseModel):
@@ -49,6 +76,21 @@ class LogisticMap(BaseModel):
         """Return the calibrated probability."""
         logit = self.intercept + sum(weight * log_odds(p) for weight, p in zip(self.weights, probabilities, strict=True))
         return 1 / (1 + math.exp(-min(max(logit, -30.0), 30.0)))
+
+
+def find_span(answer: str, context: str) -> tuple[int, int] | None:
+    """Return the offsets (start, end) of an answer in a context: of its first occurrence that cuts no word, if there is one, else of its
+    first. None if the context does not contain it.
+    """
+    start = first = context.find(answer) if answer else -1
+    while start >= 0 and _cuts_a_word(context, start, start + len(answer)):
+        start = context.find(answer, start + 1)
+    place = start if start >= 0 else first
+    return (place, place + len(answer)) if place >= 0 else None
+
+
+def _cuts_a_word(text: str, start: int, end: int) -> bool:
+    return any(0 < place < len(text) and text[place - 1].isalnum() and text[place].isalnum() for place in (start, end))
 
 
 def log_odds(probability: float) -> float:
@@ -90,3 +132,4 @@ class AnswerSettings(BaseModel):
 
 ALWAYS_ANSWERS = AnswerSettings()
 """The settings of a model that was not trained to decline."""
+DEFAULT_OPTIONS = AnswerOptions()

@@ -1,14 +1,16 @@
 """Generation with any of the models, as a whole text or as a stream."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import asdict
 from typing import Any
 
 from starlette.responses import Response
 
+from models.answering.answers import AnswerOptions
 from models.answering.prompts import question_prompt
 from models.base import SamplingParams, TextModel, Token
 from models.llm import LLM
-from serving.api.schemas import AnswerResponse, GenerateEvent, GenerateResponse, sampling_params
+from serving.api.schemas import AnswerCandidate, AnswerResponse, GenerateEvent, GenerateResponse, sampling_params
 from serving.api.served_model import Generation, ServedModel
 from serving.streaming import EventStream, ServiceStopping, stream_problem
 
@@ -34,16 +36,14 @@ async def continue_or_answer(
     return await _respond(served, prompt, tokens, "context" if context else "start_word", start_word, params, stream)
 
 
-async def answer_question(
-    served: ServedModel[LLM], question: str, context: str, no_answer_threshold: float | None, length: int
-) -> AnswerResponse:
-    """Answer a question from a passage, in up to `length` tokens, or decline."""
+async def answer_question(served: ServedModel[LLM], question: str, context: str, answers: int, **options: Any) -> AnswerResponse:
+    """Answer a question from a passage, or decline. `options` are the other fields of `AnswerOptions`."""
     generation = Generation(served, "context")
     prompt = question_prompt(question, context, served.model.prompt_order)
     text = generation.measure(await served.count(prompt), streamed=False)
     async with generation.slot():
         with generation.problems(), text:
-            answer = await served.model.answer(question, context, length, no_answer_threshold)
+            answer = await served.model.answer(question, context, AnswerOptions(count=answers, **options))
             text.see(Token(answer.answer or "", finish_reason="stop" if answer.ended else "length", count=answer.tokens))
     served.metrics.count_answer(answer.score, "none" if answer.answer is None else "false" if answer.start is None else "true")
     return AnswerResponse(
@@ -53,6 +53,7 @@ async def answer_question(
         end=answer.end,
         likelihood=answer.likelihood,
         no_answer_probability=answer.no_answer_probability,
+        answers=[AnswerCandidate(**asdict(candidate)) for candidate in answer.candidates] if answers > 1 else None,
         model=served.tag,
     )
 

@@ -164,6 +164,20 @@ class AnswerRequest(RequestBody):
         le=1,
         description="The answer is null if `no_answer_probability` is above this; 1 always answers. Default: the model's own threshold.",
     )
+    extractive: bool = Field(False, description="The answer is a span of the context, with `start` and `end`.")
+    answers: Annotated[int, Field(ge=1, le=10), AnyInteger] = Field(
+        1, description="Return this many of the best answers in `answers`; fewer if the context has fewer spans."
+    )
+
+
+class AnswerCandidate(BaseModel):
+    """One of several answers. The fields are those of AnswerResponse."""
+
+    answer: str = Field(description="The answer text.", examples=["Anna Berg"])
+    score: float = Field(ge=0, le=1, description="The probability that this answer is right.")
+    start: int | None = Field(description="Offset of the answer's first character in the context.")
+    end: int | None = Field(description="Offset after the answer's last character.")
+    likelihood: float = Field(ge=0, le=1, description="The model's probability of exactly this answer.")
 
 
 class AnswerResponse(bentoml.IODescriptor):
@@ -187,6 +201,9 @@ class AnswerResponse(bentoml.IODescriptor):
         ge=0,
         le=1,
         description="The probability that the passage does not answer the question; null for a model that never declines.",
+    )
+    answers: list[AnswerCandidate] | None = Field(
+        description="The best answers, `answer` first, if the request asked for several; empty if the model declines."
     )
     model: str = Field(description="The model's tag in BentoML's model store.", examples=["trigen-llm:tc7d73xigwudqax4"])
 

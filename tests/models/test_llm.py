@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from models.answering.answers import DECLINED, AnswerSettings
+from models.answering.answers import DECLINED, AnswerOptions, AnswerSettings, find_span
 from models.answering.prompts import ANSWER_FOLLOWS, answer_text, question_prompt
 from models.base import Prompt, SamplingParams, Token
 from models.engines import LogprobReader, ScoredSpan
@@ -68,7 +68,7 @@ def test_the_document_start_precedes_a_text_but_not_a_question() -> None:
 
 def test_an_answer_is_greedy_and_a_span_of_the_context() -> None:
     engine = Scripted(" Mary", " Shelley")
-    answer = asyncio.run(LLM(engine).answer("Who wrote it?", "It was Mary Shelley.", length=9))
+    answer = asyncio.run(LLM(engine).answer("Who wrote it?", "It was Mary Shelley.", AnswerOptions(length=9)))
     assert (engine.params.temperature, engine.params.length) == (0, 9)
     assert engine.prompt == question_prompt("Who wrote it?", "It was Mary Shelley.")
     assert (answer.answer, answer.start, answer.end) == ("Mary Shelley", 7, 19)
@@ -115,7 +115,8 @@ class Deciding(Scripted):
 )
 def test_a_model_declines_above_the_threshold(declined: float, threshold: float | None, answer: str | None, requests: int) -> None:
     engine, settings = Deciding(declined), AnswerSettings(abstains=True, no_answer_threshold=0.5)
-    got = asyncio.run(LLM(engine, answers=settings).answer("Who wrote it?", "It was Mary.", no_answer_threshold=threshold))
+    options = AnswerOptions(no_answer_threshold=threshold)
+    got = asyncio.run(LLM(engine, answers=settings).answer("Who wrote it?", "It was Mary.", options))
     assert (got.answer, len(engine.prompts)) == (answer, requests)
     assert got.no_answer_probability == pytest.approx(declined)
     likelihood = declined if answer is None else math.exp(-0.2)
@@ -137,6 +138,20 @@ def test_a_question_is_declined_in_words(declined: float, text: str) -> None:
         return "".join([token.text async for token in model.ask("Who wrote it?", "It was Mary.", SamplingParams())])
 
     assert asyncio.run(ask()) == text
+
+
+@pytest.mark.parametrize(
+    ("answer", "context", "place"),
+    [
+        ("Norman", "Normans and a Norman knight", (14, 20)),  # the first occurrence cuts a word
+        ("Norm", "Normans", (0, 4)),
+        ("1066", "in 1066, not in 1066", (3, 7)),
+        ("Harold", "Normans", None),
+        ("", "Normans", None),
+    ],
+)
+def test_an_answer_is_found_where_it_cuts_no_word(answer: str, context: str, place: tuple[int, int] | None) -> None:
+    assert find_span(answer, context) == place
 
 
 def test_stop_strings_end_the_text() -> None:

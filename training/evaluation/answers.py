@@ -11,13 +11,15 @@ import numpy as np
 from datasets import Dataset
 from torchmetrics.functional.text import squad
 
-from models.answering.answers import Answer
+from models.answering.answers import Answer, AnswerOptions
 from models.llm import LLM
 from training.data.selection import answerable, eval_loader
 from training.data.squad import Row
 from training.evaluation.abstention import Outcomes, bootstrap_error, squad2_metrics
 from training.evaluation.calibration import reliability
 from training.progress import progress_bar
+
+ALWAYS = AnswerOptions(no_answer_threshold=1)
 
 
 def evaluate(model: LLM, rows: Dataset, with_context: bool = True) -> dict[str, Any]:
@@ -95,7 +97,7 @@ async def answer_rows(model: LLM, rows: Dataset, with_context: bool) -> tuple[li
     with progress_bar(total=len(rows), desc=description, unit="question") as bar:
         for batch in eval_loader(rows):
             batch_answers = await asyncio.gather(
-                *(model.answer(row["question"], row["context"] if with_context else None, no_answer_threshold=1) for row in batch)
+                *(model.answer(row["question"], row["context"] if with_context else None, ALWAYS) for row in batch)
             )
             answers += batch_answers
             matches += (_match(answer, row["answers"]["text"]) for row, answer in zip(batch, batch_answers, strict=True))
