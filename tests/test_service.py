@@ -143,7 +143,7 @@ def test_an_integer_may_be_written_with_a_decimal_point(server: Server) -> None:
 def test_an_answer_has_a_score_and_its_offsets_in_the_context(server: Server) -> None:
     body = post(server, "/answer_question", {"question": "Who built it?", "context": CONTEXT, "no_answer_threshold": 1}).json()
     assert set(body) == {"answer", "score", "start", "end", "likelihood", "no_answer_probability", "answers", "model"}
-    assert body["answers"] is None
+    assert body["answers"] == []
     assert all(0 <= body[name] <= 1 for name in ("score", "likelihood", "no_answer_probability"))
     if body["start"] is None:
         assert body["end"] is None

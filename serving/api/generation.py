@@ -53,7 +53,7 @@ async def answer_question(served: ServedModel[LLM], question: str, context: str,
         end=answer.end,
         likelihood=answer.likelihood,
         no_answer_probability=answer.no_answer_probability,
-        answers=[AnswerCandidate(**asdict(candidate)) for candidate in answer.candidates] if answers > 1 else None,
+        answers=[AnswerCandidate(**asdict(candidate)) for candidate in answer.candidates],
         model=served.tag,
     )
 

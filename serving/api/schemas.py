@@ -202,8 +202,8 @@ class AnswerResponse(bentoml.IODescriptor):
         le=1,
         description="The probability that the passage does not answer the question; null for a model that never declines.",
     )
-    answers: list[AnswerCandidate] | None = Field(
-        description="The best answers, `answer` first, if the request asked for several; empty if the model declines."
+    answers: list[AnswerCandidate] = Field(
+        description="The best answers, `answer` first, if the request asked for several; otherwise, and if the model declines, empty."
     )
     model: str = Field(description="The model's tag in BentoML's model store.", examples=["trigen-llm:tc7d73xigwudqax4"])
 
