@@ -21,7 +21,8 @@ def test_it_prints_its_sources_first_then_metrics_and_the_registered_models_last
     lines = trained.printed.splitlines()
     assert lines[0] == f"base model: {tiny_base} · data set: data/quickstart"
     assert re.match(r"866 training and 234 test questions \(220 of them unanswerable\) · .*(bf16|fp32)", lines[1])
-    assert re.search(r"^llm     EM \d+\.\d  F1 \d+\.\d  on 12 held-out questions", trained.printed, re.MULTILINE)
+    assert re.search(r"^llm     EM \d+\.\d  F1 \d+\.\d  on 9 held-out questions", trained.printed, re.MULTILINE)
+    assert re.search(r"^ +with 3 unanswerable questions: EM \d+\.\d  F1 \d+\.\d  declining above", trained.printed, re.MULTILINE)
     assert re.search(r"^bigram  \d\.\d+ bits per byte of held-out text, perplexity \d", trained.printed, re.MULTILINE)
     assert re.search(r"^rnn     \d\.\d+ bits per byte", trained.printed, re.MULTILINE)
     assert re.match(r"registered: trigen-bigram:\w+, trigen-rnn:\w+, trigen-llm:\w+$", lines[-1])
@@ -53,7 +54,8 @@ def test_registered_models_have_metadata_and_no_pickles(trained: Trained) -> Non
         assert ("base_model" in metadata) == (name == "llm")
     # From here on, `metadata` is that of the LLM, the last of them.
     assert metadata["metrics"]["steps"] == 8
-    assert metadata["metrics"]["questions"] == 12
+    assert metadata["metrics"]["questions"] == 9
+    assert metadata["metrics"]["squad2"]["unanswerable"] == 3
 
 
 def test_metrics_json_has_the_metrics_of_all_models(trained: Trained) -> None:

@@ -152,7 +152,7 @@ def plot_selective_answering(directory: Path, points: list[dict[str, float]]) ->
     axes.set(xlim=(0, 100), ylim=(min(50.0, *accuracies), 101), ylabel="right, %")
     axes.legend()
     title = "Selective answering: accuracy by coverage"
-    save_figure(figure, axes, title, "answered, % of the questions", directory / "selective.png")
+    save_figure(figure, axes, title, "answered or declined, % of the questions", directory / "selective.png")
     return {"selective": title}
 
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from models.answering.prompts import ANSWER_FOLLOWS, answer_text, document_start, question_prompt, undecided_prompt
 from training.data.batching import collate
 from training.data.encoding import EncodingConfig, encode
+from training.data.selection import answerable
 from training.data.squad import load_splits
 from training.errors import TrainingError
 from training.fine_tuning.attention import choose_attention
@@ -26,7 +27,7 @@ def tokenizer(tiny_base: Path) -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="module")
 def rows() -> Dataset:
-    return load_splits("data/quickstart").train.select(range(24))
+    return answerable(load_splits("data/quickstart").train).select(range(24))
 
 
 def expected(row: dict[str, dict[str, list[str]]], tokenizer: PreTrainedTokenizerBase, with_context: bool = True) -> list[int]:
