@@ -18,7 +18,7 @@ AUTO = "auto"
 """The quickstart's base model and data set: from the Hub if it can be reached, otherwise ones that need no Hub."""
 POSITIVE = (
     "epochs", "max_minutes", "max_steps", "max_train_examples", "eval_examples", "learning_rate", "batch_tokens", "micro_tokens",
-    "max_length", "early_stop", "checkpoint_minutes",
+    "max_length", "decision_weight", "early_stop", "checkpoint_minutes",
 )  # fmt: skip
 
 
@@ -110,6 +110,8 @@ class Config:
         for name in ("prompt_weight", "text_share", "text_weight", "context_free_share", "dropout", "unanswerable_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be from 0 to 1, not {getattr(self, name)}")
+        if self.unanswerable_share == 1:
+            raise ValueError("--unanswerable-share must be below 1: the model would learn no answers")
         for name in ("validations", "validation_examples", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(self, name)}")

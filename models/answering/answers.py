@@ -111,8 +111,8 @@ class AnswerSettings(BaseModel):
     unanswerable: LogisticMap | None = None
     """The probability that the context does not tell, from the model's own. None: they are the same."""
     right: LogisticMap | None = None
-    """The probability that an answer is right, from its likelihood and, if the model abstains, the model's own probability of an answer.
-    None: the likelihood, times that probability."""
+    """The probability that an answer is right, from its likelihood and the model's own probability that there is an answer. None: their
+    product."""
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> Self:
@@ -125,9 +125,9 @@ class AnswerSettings(BaseModel):
 
     def score(self, likelihood: float, declined: float | None) -> float:
         """Return the probability that an answer is right. `declined` is the model's own probability of none, if it decided."""
-        if self.right is None or (declined is None) == self.abstains:
-            return likelihood * (1 - (declined or 0.0))
-        return self.right(likelihood) if declined is None else self.right(likelihood, 1 - declined)
+        if declined is None:
+            return likelihood
+        return self.right(likelihood, 1 - declined) if self.right else likelihood * (1 - declined)
 
 
 ALWAYS_ANSWERS = AnswerSettings()

@@ -7,6 +7,7 @@ The pipeline returns neither alternatives nor the probabilities of given tokens,
 import contextlib
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "std::bad_alloc" in str(error)
 
 
-class Task:
+class Task(ABC):
     """Something to compute, with a key-value cache of its own."""
 
     LIMIT: ClassVar[int] = SCORED_TEXTS
@@ -43,9 +44,9 @@ class Task:
     request: ov.InferRequest | None = None
     """Its state is the cache. None before the first step."""
 
+    @abstractmethod
     def advance(self, step_tokens: int) -> Any:
         """Run one forward pass, with up to `step_tokens` tokens of each text. Returns the value of the reply, or None before the end."""
-        raise NotImplementedError
 
 
 class ScoringModel:

@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
 from models.answering import prompts
 from models.answering.prompts import ANSWER_FOLLOWS, PromptOrder, answer_text, document_start, question_prompt, undecided_prompt
+from training.data import selection
 from training.data.selection import answerable, index_contexts, is_chosen
+from training.data.unanswerable import Mixture
 from training.errors import TrainingError
 
 MIN_SHARED = 16
@@ -79,6 +81,22 @@ def encode(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: EncodingCo
     the model would get tokens that it was never trained on. Also raises TrainingError if no question fits into
     `config.max_length`.
     """
+    return _require_sequences(_encode(rows, tokenizer, config), config)
+
+
+def encode_mixture(mixture: Mixture, tokenizer: PreTrainedTokenizerBase, config: EncodingConfig) -> Dataset:
+    """Encode the rows of an epoch, in which some contexts are repeated. See `encode`."""
+    parts = [_encode(mixture.written, tokenizer, config)] * mixture.repeats + [_encode(mixture.others, tokenizer, config)]
+    return _require_sequences(concatenate_datasets([part for part in parts if len(part)] or parts[-1:]), config)
+
+
+def _require_sequences(encoded: Dataset, config: EncodingConfig) -> Dataset:
+    if not len(encoded):
+        raise TrainingError(f"no training question with an answer fits into {config.max_length} tokens: raise --max-length")
+    return encoded
+
+
+def _encode(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: EncodingConfig) -> Dataset:
     if not config.abstain:
         rows = answerable(rows)
     by_context = [index for indices in index_contexts(rows["context"]).values() for index in indices]
@@ -88,20 +106,17 @@ def encode(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: EncodingCo
     sources = [
         Path(__file__).read_text(),
         inspect.getsource(prompts),
-        inspect.getsource(index_contexts),
+        inspect.getsource(selection),
         tokenizer.backend_tokenizer.to_str(),
         tokenizer.eos_token_id,
     ]
-    encoded = grouped.map(
+    return grouped.map(
         lambda batch: _encode_batch(batch, tokenizer, config),
         batched=True,
         remove_columns=grouped.column_names,
         new_fingerprint=Hasher.hash([grouped._fingerprint, sources, config]),
         desc="tokenizing",
     )
-    if not len(encoded):
-        raise TrainingError(f"no training question with an answer fits into {config.max_length} tokens: raise --max-length")
-    return encoded
 
 
 @dataclass(frozen=True)

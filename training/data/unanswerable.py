@@ -50,7 +50,7 @@ def mix(rows: Dataset, share: float) -> Mixture:
     repeats = min(MAX_REPEATS, max(1, int(share * len(rows) / unanswerable))) if unanswerable else 1
     answered = len(others) + repeats * (len(written) - unanswerable)
     missing = max(0.0, share / (1 - share) * answered - repeats * unanswerable)
-    made, made_others = _split(make_unanswerable(answerable(rows), missing / answered), contexts)
+    made, made_others = _split(make_unanswerable(answerable(rows), missing / max(1, answered)), contexts)
     return Mixture(concatenate_datasets([written, made]), repeats, concatenate_datasets([others, made_others]))
 
 

@@ -4,7 +4,7 @@ Each metric has a standard error from a bootstrap over contexts: questions about
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,7 @@ def squad2_metrics(outcomes: Outcomes, threshold: float) -> dict[str, Any]:
     exact_match, f1 = outcomes.exact_match_at(threshold), outcomes.f1_at(threshold)
     has, none = outcomes.answerable, outcomes.unanswerable
     best_threshold = _best_threshold(outcomes, outcomes.exact_match_at)
+    best_f1 = outcomes.f1_at(_best_threshold(outcomes, outcomes.f1_at))
     confidence = outcomes.confidence_at(threshold)
     metrics: dict[str, Callable[[NDArray[np.int64]], float]] = {
         "exact_match": lambda rows: 100 * float(exact_match[rows].mean()),
@@ -75,14 +76,14 @@ def squad2_metrics(outcomes: Outcomes, threshold: float) -> dict[str, Any]:
         "has_answer_f1": lambda rows: _percent(f1, rows, has),
         "no_answer_exact_match": lambda rows: _percent(exact_match, rows, none),
         "best_exact_match": lambda rows: 100 * float(outcomes.exact_match_at(best_threshold)[rows].mean()),
-        "best_f1": lambda rows: 100 * _best_mean(outcomes, outcomes.f1, rows),
+        "best_f1": lambda rows: 100 * float(best_f1[rows].mean()),
         "always_answering": lambda rows: 100 * float(outcomes.exact_match[rows].mean()),
         "never_answering": lambda rows: 100 * float(none[rows].mean()),
         "auc": lambda rows: _auc(none[rows], outcomes.no_answer[rows]),
         "coverage_at_80": lambda rows: 100 * coverage(confidence[rows], exact_match[rows], 0.8),
         "coverage_at_90": lambda rows: 100 * coverage(confidence[rows], exact_match[rows], 0.9),
     }
-    samples = list(_resamples(outcomes.contexts))
+    samples = _resamples(outcomes.contexts)
     everything = np.arange(len(none))
     result: dict[str, Any] = {"questions": len(none), "unanswerable": int(none.sum()), "threshold": threshold}
     result["best_threshold"] = best_threshold
@@ -116,14 +117,9 @@ def fit_answer_settings(outcomes: Outcomes) -> AnswerSettings:
     if unanswerable is None:
         return AnswerSettings(abstains=True, no_answer_threshold=0.5, right=right)
     calibrated = np.array([unanswerable(p) for p in outcomes.no_answer])
-    candidates = np.unique(calibrated)
-    thresholds = np.concatenate([[0.0], (candidates[1:] + candidates[:-1]) / 2, [1.0]])
-    means = [np.where(calibrated > threshold, none, outcomes.f1).mean() for threshold in thresholds]
+    outcomes = replace(outcomes, no_answer=calibrated)
     return AnswerSettings(
-        abstains=True,
-        no_answer_threshold=float(thresholds[int(np.argmax(means))]),
-        unanswerable=unanswerable,
-        right=right,
+        abstains=True, no_answer_threshold=_best_threshold(outcomes, outcomes.f1_at), unanswerable=unanswerable, right=right
     )
 
 
@@ -170,19 +166,13 @@ def _auc(unanswerable: NDArray[np.bool_], no_answer: Array) -> float:
     return float(roc_auc_score(unanswerable, no_answer)) if 0 < unanswerable.sum() < len(unanswerable) else float("nan")
 
 
-def _best_mean(outcomes: Outcomes, values: Array, rows: NDArray[np.int64]) -> float:
-    """Return the mean of `values` with the best threshold: decline the most doubtful questions, one after the other."""
-    order = rows[np.argsort(-outcomes.no_answer[rows], kind="stable")]
-    gains = outcomes.unanswerable[order] - values[order]
-    return float((values[rows].sum() + max(0.0, float(np.cumsum(gains).max()))) / len(rows))
-
-
 def _best_threshold(outcomes: Outcomes, at: Callable[[float], Array]) -> float:
+    """Return the threshold with the best mean of `at(threshold)`."""
     candidates = [0.0, *np.unique(outcomes.no_answer).tolist(), 1.0]
     return float(max(candidates, key=lambda threshold: at(threshold).mean()))
 
 
-def _resamples(contexts: Sequence[str]) -> "list[NDArray[np.int64]]":
+def _resamples(contexts: Sequence[str]) -> list[NDArray[np.int64]]:
     """Return the rows of `RESAMPLES` random samples of whole contexts, with replacement."""
     _, groups = np.unique(np.asarray(contexts, dtype=object).astype(str), return_inverse=True)
     rows_of = [np.flatnonzero(groups == group) for group in range(groups.max() + 1)]

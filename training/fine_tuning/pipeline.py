@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from models.answering.answers import ALWAYS_ANSWERS, AnswerSettings
 from training.config import Config
-from training.data.encoding import EncodingConfig, encode
+from training.data.encoding import EncodingConfig, encode, encode_mixture
 from training.data.selection import answerable, contexts, draw, split_articles, split_contexts
 from training.data.squad import Splits
 from training.data.unanswerable import make_unanswerable, mix
@@ -123,14 +123,7 @@ def split_data(splits: Splits, tokenizer: PreTrainedTokenizerBase, config: Confi
 
 def encode_all(rows: Dataset, tokenizer: PreTrainedTokenizerBase, encoding: EncodingConfig, unanswerable_share: float) -> Dataset:
     """Encode the rows and, if the model learns to abstain, the unanswerable questions that `mix` adds."""
-    if not encoding.abstain:
-        return encode(rows, tokenizer, encoding)
-    mixture = mix(rows, unanswerable_share)
-    sequences: list[Dataset] = []
-    for part, repeats in ((mixture.written, mixture.repeats), (mixture.others, 1)):
-        if len(part):
-            sequences += [encode(part, tokenizer, encoding)] * repeats
-    return concatenate_datasets(sequences)
+    return encode_mixture(mix(rows, unanswerable_share), tokenizer, encoding) if encoding.abstain else encode(rows, tokenizer, encoding)
 
 
 def encoding_config(config: Config, can_share_context: bool = True) -> EncodingConfig:

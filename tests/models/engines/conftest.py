@@ -3,9 +3,11 @@
 import asyncio
 import shutil
 import sys
+import threading
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,3 +92,27 @@ async def collect(stream: AsyncGenerator[Token]) -> list[Token]:
 def text_of(tokens: list[Token]) -> str:
     """Return the text that the tokens add up to."""
     return "".join(token.text for token in tokens)
+
+
+class HeldForward:
+    """Takes the place of a torch model's forward pass: counts the passes, and holds them until `go_on`."""
+
+    def __init__(self, model: Any) -> None:
+        self.passes = 0
+        self._forward, self._may_go_on = model.forward, threading.Event()
+        model.forward = self
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Run the pass once it may go on."""
+        self.passes += 1
+        assert self._may_go_on.wait(HANG_SECONDS)
+        return self._forward(*arguments, **options)
+
+    async def wait_for_pass(self) -> None:
+        """Return when a pass has begun."""
+        while not self.passes:
+            await asyncio.sleep(0.001)
+
+    def go_on(self) -> None:
+        """Let the passes run."""
+        self._may_go_on.set()

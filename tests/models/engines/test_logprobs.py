@@ -18,8 +18,8 @@ from models.engines.openvino_scoring import ScoringModel
 from models.engines.supervision.messages import ReadLogprobs, Reply
 from models.engines.transformers_logprobs import LogprobModel, TransformersLogprobReader
 from models.llm import LLM
-from tests.conftest import HANG_SECONDS, wait_until
-from tests.models.engines.conftest import PROMPTS, build, collect, text_of
+from tests.conftest import wait_until
+from tests.models.engines.conftest import PROMPTS, HeldForward, build, collect, text_of
 
 
 async def read(engine: Engine, *pieces: list[int]) -> list[IdLogprob]:
@@ -145,29 +145,21 @@ def test_abandoned_readers_do_not_disturb_the_next_one(engine: Engine) -> None:
 def test_the_reference_stops_reading_between_two_chunks(artifact: Path, stopped: str) -> None:
     model = LogprobModel(artifact, torch.device("cpu"))
     reader = TransformersLogprobReader(model)
-    forward, chunks, may_go_on = model._model.forward, 0, threading.Event()
-
-    def held_forward(*arguments: Any, **options: Any) -> Any:
-        nonlocal chunks
-        chunks += 1
-        assert may_go_on.wait(HANG_SECONDS)
-        return forward(*arguments, **options)
+    held = HeldForward(model._model)
 
     async def stop_in_the_first_chunk() -> None:
         reading = asyncio.ensure_future(reader.read([5] * 700))
-        while not chunks:
-            await asyncio.sleep(0.001)
+        await held.wait_for_pass()
         if stopped == "the text is dropped":
             reader.close()
         else:
             model.closed = True
-        may_go_on.set()
+        held.go_on()
         with pytest.raises(EngineStopped):
             await reading
 
-    model._model.forward = held_forward
     asyncio.run(stop_in_the_first_chunk())
-    assert chunks == 1
+    assert held.passes == 1
 
 
 IDS = [5, 6, 7]

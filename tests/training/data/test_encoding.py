@@ -11,9 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from models.answering.prompts import ANSWER_FOLLOWS, answer_text, document_start, question_prompt, undecided_prompt
 from training.data.batching import collate
-from training.data.encoding import EncodingConfig, encode
+from training.data.encoding import EncodingConfig, encode, encode_mixture
 from training.data.selection import answerable
 from training.data.squad import load_splits
+from training.data.unanswerable import Mixture
 from training.errors import TrainingError
 from training.fine_tuning.attention import choose_attention
 from training.fine_tuning.loop import SupervisedLoss
@@ -106,6 +107,17 @@ def test_an_abstaining_model_learns_to_decide_before_it_answers(tokenizer: PreTr
         question_prompt(q, c) == undecided_prompt(q, c) + ANSWER_FOLLOWS for q, c in zip(rows["question"], rows["context"], strict=True)
     )
     assert sum(encode(mixed, tokenizer, EncodingConfig(max_length=1000))["questions"]) == len(rows)  # of a model that always answers
+
+
+def test_contexts_that_are_too_long_leave_the_others_of_a_mixture(tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
+    long = [row | {"context": row["context"] * 20, "answers": {"text": [], "answer_start": []}} for row in rows.select(range(3))]
+    written, none = Dataset.from_list(long, features=rows.features), rows.select([])
+    config = EncodingConfig(abstain=True, max_length=1000)
+    encoded = encode_mixture(Mixture(written, 3, rows), tokenizer, config)
+    assert sum(encoded["questions"]) == len(rows)
+    assert sum(encode_mixture(Mixture(rows, 3, none), tokenizer, config)["questions"]) == 3 * len(rows)
+    with pytest.raises(TrainingError, match="raise --max-length"):
+        encode_mixture(Mixture(written, 3, none), tokenizer, config)
 
 
 def test_sharing_needs_less_than_40_percent_of_the_tokens(tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import select
-import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -23,7 +22,7 @@ from models.engines.tokenization import load_tokenizer
 from models.engines.transformers_logprobs import LogprobModel
 from models.spans import Spans
 from tests.conftest import HANG_SECONDS
-from tests.models.engines.conftest import build, collect
+from tests.models.engines.conftest import HeldForward, build, collect
 
 PASSAGE = 'The light of the "Eddystone" (1759) cost £40,000; the naïve keeper\tsaw the sea.'
 PROMPT = f"Context: {PASSAGE}\nQuestion: What did the light cost?\nAnswer:"
@@ -192,27 +191,19 @@ def test_the_process_runs_one_search_at_a_time_and_keeps_nothing_of_it(artifact:
 @pytest.mark.parametrize("stopped", ["the search is cancelled", "the engine is closed"])
 def test_the_reference_stops_searching_between_two_passes(artifact: Path, spans: Spans, prompt: list[int], stopped: str) -> None:
     model = LogprobModel(artifact, torch.device("cpu"))
-    forward, passes, may_go_on = model._model.forward, 0, threading.Event()
-
-    def held_forward(*arguments: Any, **options: Any) -> Any:
-        nonlocal passes
-        passes += 1
-        assert may_go_on.wait(HANG_SECONDS)
-        return forward(*arguments, **options)
+    held = HeldForward(model._model)
 
     async def stop_in_the_first_pass() -> None:
         searching = asyncio.ensure_future(best_spans(model, prompt, spans.trie, 1, frozenset([0])))
-        while not passes:
-            await asyncio.sleep(0.001)
+        await held.wait_for_pass()
         if stopped == "the engine is closed":
             model.closed = True
         else:
             searching.cancel()
             await asyncio.wait([searching])
-        may_go_on.set()
+        held.go_on()
         with pytest.raises(EngineStopped if model.closed else asyncio.CancelledError):
             await searching
 
-    model._model.forward = held_forward
     asyncio.run(stop_in_the_first_pass())  # its end waits for the thread
-    assert passes == 1
+    assert held.passes == 1
