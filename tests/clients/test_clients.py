@@ -189,12 +189,37 @@ def test_the_lm_eval_tasks_use_the_question_template_of_training() -> None:
     import jinja2
     import yaml
 
-    from models.answering.prompts import answer_text, question_prompt
+    from models.answering.prompts import ANSWER_FOLLOWS, answer_text, question_prompt, undecided_prompt
 
+    class Loader(yaml.SafeLoader):
+        """Reads lm-eval's references to functions as text."""
+
+    Loader.add_constructor("!function", lambda loader, node: node.value)
     row: dict[str, Any] = {"context": " From 1889 it was kept. ", "question": " Who kept it?", "answers": {"text": ["Anna Berg"]}}
-    for name in ("answers", "answer_likelihood"):
-        task = yaml.safe_load((PROJECT / f"examples/lm_eval/{name}.yaml").read_text())
-        assert jinja2.Template(task["doc_to_text"]).render(row) == question_prompt(row["question"], row["context"])
-    # The last task, answer_likelihood, scores the answer with the space that precedes it in training.
-    assert jinja2.Template(task["doc_to_target"]).render(row) == answer_text("Anna Berg")
-    assert Path(PROJECT / task["dataset_kwargs"]["data_files"]["validation"]).exists()
+    # Each task's prompt and target. Where the answer's likelihood counts, it has the space that precedes it in training.
+    tasks = {
+        "answers": (question_prompt, "Anna Berg"),
+        "answer_likelihood": (question_prompt, answer_text("Anna Berg")),
+        "squad2": (undecided_prompt, "Anna Berg"),
+        "no_answer": (undecided_prompt, ANSWER_FOLLOWS),
+    }
+    assert {path.stem for path in (PROJECT / "examples/lm_eval").glob("*.yaml")} == set(tasks)
+    for name, (prompt, target) in tasks.items():
+        task = yaml.load((PROJECT / f"examples/lm_eval/{name}.yaml").read_text(), Loader)
+        assert jinja2.Template(task["doc_to_text"]).render(row) == prompt(row["question"], row["context"])
+        assert jinja2.Template(task["doc_to_target"]).render(row) == target
+        assert Path(PROJECT / task["dataset_kwargs"]["data_files"]["validation"]).exists()
+
+
+def test_the_lm_eval_tasks_score_as_squad_2_does() -> None:
+    from examples.lm_eval.squad2 import area_under_curve, score_answer, score_decision
+
+    answerable: dict[str, Any] = {"answers": {"text": ["the keeper", "Anna Berg"]}}
+    unanswerable: dict[str, Any] = {"answers": {"text": []}}
+    assert score_answer(answerable, [": Keeper"]) == {"exact_match": 1, "f1": 1, "has_answer_exact_match": 1}
+    assert score_answer(answerable, [": Anna"]) == {"exact_match": 0, "f1": pytest.approx(2 / 3), "has_answer_exact_match": 0}
+    assert score_answer(answerable, [""])["f1"] == 0
+    assert score_answer(unanswerable, [""]) == {"exact_match": 1, "f1": 1, "no_answer_exact_match": 1}
+    assert score_answer(unanswerable, [": Anna"]) == {"exact_match": 0, "f1": 0, "no_answer_exact_match": 0}
+    decisions = [(answerable, -0.1), (unanswerable, -2.0), (answerable, -1.0), (unanswerable, -0.5)]
+    assert area_under_curve([score_decision(doc, [(logprob, False)])["auc"] for doc, logprob in decisions]) == 0.75

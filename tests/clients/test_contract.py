@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from benchmarks.random_base import save_random_gpt2
 from tests.conftest import PROJECT, Server, Trained, serve, train
@@ -80,11 +79,13 @@ def lm_eval(server: Server, model: str, task: str, output: Path, data: Path | No
     """Return the metrics of a task on up to forty rows."""
     include = PROJECT / "examples/lm_eval"
     if data:  # the same task on other rows
-        described = yaml.safe_load((include / f"{task}.yaml").read_text())
-        described["dataset_path"], described["dataset_kwargs"] = "parquet", {"data_files": {"validation": str(data)}}
+        described = (include / f"{task}.yaml").read_text()
+        described = described.replace("dataset_path: json", "dataset_path: parquet")
+        described = re.sub(r"validation: data/quickstart\S+", f"validation: {data}", described)
+        (output / "tasks").mkdir(parents=True, exist_ok=True)
+        (output / "tasks" / f"{task}.yaml").write_text(described)
+        shutil.copy(include / "squad2.py", output / "tasks")
         include = output / "tasks"
-        include.mkdir(parents=True, exist_ok=True)
-        (include / f"{task}.yaml").write_text(yaml.safe_dump(described))
     model_arguments = {"model": model, "base_url": f"{server.url}/v1/completions", "num_concurrent": "4", "max_length": "768"} | arguments
     command(
         TOOLS / "lm_eval",
@@ -99,16 +100,22 @@ def lm_eval(server: Server, model: str, task: str, output: Path, data: Path | No
     return metrics
 
 
-@pytest.mark.parametrize("rows", ["quickstart", "squad"])
+@pytest.mark.parametrize("rows", ["quickstart", "squad", "squad2"])
 def test_lm_eval_evaluates_the_models(server: Server, trained: Trained, tmp_path: Path, rows: str) -> None:
-    data = PROJECT.parent / "shared/data/squad/validation-00000-of-00001.parquet" if rows == "squad" else None
-    if data and not data.exists():
-        pytest.skip(f"SQuAD is not at {data}")
+    data = None if rows == "quickstart" else next((PROJECT.parent / "shared/data" / rows).glob("validation*.parquet"), None)
+    if rows != "quickstart" and not data:
+        pytest.skip("SQuAD is not in ../shared/data")
     tokenizer, before = str(trained.output / "llm"), server.log.read_text()
     likelihood = lm_eval(server, "llm", "answer_likelihood", tmp_path, data, tokenizer=tokenizer)
     assert 1 < likelihood["perplexity,none"] < float("inf")
     assert 0 <= likelihood["acc,none"] <= 1
     assert 0 <= lm_eval(server, "llm", "answers", tmp_path, data, tokenizer=tokenizer)["exact_match,stripped"] <= 1
+    squad2 = lm_eval(server, "llm", "squad2", tmp_path, data, tokenizer=tokenizer)
+    assert 0 <= squad2["exact_match,none"] <= squad2["f1,none"] <= 1
+    assert 0 <= squad2["has_answer_exact_match,none"] <= 1
+    if rows == "squad2":
+        assert 0 <= squad2["no_answer_exact_match,none"] <= 1
+        assert 0 <= lm_eval(server, "llm", "no_answer", tmp_path, data, tokenizer=tokenizer)["auc,none"] <= 1
     for model in ("bigram", "rnn"):
         answers = lm_eval(server, model, "answers", tmp_path, data, tokenizer_backend="None", tokenized_requests="False")
         assert 0 <= answers["exact_match,stripped"] <= 1
