@@ -11,7 +11,8 @@ from typing import TypeGuard
 
 from tokenizers import Tokenizer
 
-from models.answering.answers import ALWAYS_ANSWERS, DECLINED, DEFAULT_OPTIONS, Answer, AnswerOptions, AnswerSettings, Candidate, find_span
+from models.answering.answers import ALWAYS_ANSWERS, DECLINED, DEFAULT_OPTIONS, Answer, AnswerOptions, AnswerSettings, Candidate
+from models.answering.places import find_span, meant_place
 from models.answering.prompts import ANSWER_FOLLOWS, PromptOrder, question_prompt, undecided_prompt
 from models.base import NOTHING_GENERATED, Logprob, Prompt, PromptLogprobs, SamplingParams, Token, until_stop
 from models.engines import Engine, IdLogprob, LogprobReader, Supervision, load_engine
@@ -148,19 +149,19 @@ class LLM:
             if probability > threshold:
                 return Answer(None, probability, declined, probability, None, None, decision.tokens, ended=True)
             tokens = decision.answer or await self._generate(prompt, options.length)
-        answer = self._answer(tokens, context, declined)
+        answer = self._answer(tokens, question, context, declined)
         if context and (options.count > 1 or (options.extractive and answer.start is None)):
-            return self._choose(answer, await self._search(prompt, context, options, declined), options)
+            return self._choose(answer, await self._search(question, context, options, declined), options)
         return answer
 
-    async def _search(self, prompt: str, context: str, options: AnswerOptions, declined: float | None) -> list[Candidate]:
-        """Return the best spans of `context` as answers to `prompt`."""
+    async def _search(self, question: str, context: str, options: AnswerOptions, declined: float | None) -> list[Candidate]:
+        """Return the best spans of `context` as answers to `question`."""
         tokenizer, max_tokens = self.engine.tokenizer, min(options.length, MAX_SPAN_TOKENS)
-        ids = await asyncio.to_thread(encode, tokenizer, prompt)
+        ids = await asyncio.to_thread(encode, tokenizer, question_prompt(question, context, self.prompt_order))
         spans = await asyncio.to_thread(Spans.of, tokenizer, context, max_tokens)
         candidates = []
         for found in await self.engine.best_spans(ids, spans.trie, options.count):
-            (start, end), *_ = spans.occurrences(found.ids)
+            start, end = meant_place(spans.occurrences(found.ids), context, question)
             likelihood = math.exp(min(0.0, found.logprob))
             candidates.append(Candidate(context[start:end], self.answers.score(likelihood, declined), likelihood, start, end))
         return candidates
@@ -199,11 +200,11 @@ class LLM:
         params = SamplingParams(length, temperature=0, final_only=True, cumulative_logprob=True)
         return [token async for token in self.engine.stream(prompt, params)]
 
-    def _answer(self, tokens: list[Token], context: str | None, declined: float | None) -> Answer:
-        """Return the answer with these tokens. `declined` is the probability of no answer, if the model has decided."""
+    def _answer(self, tokens: list[Token], question: str, context: str | None, declined: float | None) -> Answer:
+        """Return the answer to `question` with these tokens. `declined` is the probability of no answer, if the model has decided."""
         text = "".join(token.text for token in tokens).strip()
         likelihood = math.exp(min(0.0, sum(token.cumulative_logprob or 0.0 for token in tokens)))
-        start, end = (find_span(text, context) if context else None) or (None, None)
+        start, end = (find_span(text, context, question) if context else None) or (None, None)
         return Answer(
             answer=text,
             score=self.answers.score(likelihood, declined),

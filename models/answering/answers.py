@@ -78,21 +78,6 @@ class LogisticMap(BaseModel):
         return 1 / (1 + math.exp(-min(max(logit, -30.0), 30.0)))
 
 
-def find_span(answer: str, context: str) -> tuple[int, int] | None:
-    """Return the offsets (start, end) of an answer in a context: of its first occurrence that cuts no word, if there is one, else of its
-    first. None if the context does not contain it.
-    """
-    start = first = context.find(answer) if answer else -1
-    while start >= 0 and _cuts_a_word(context, start, start + len(answer)):
-        start = context.find(answer, start + 1)
-    place = start if start >= 0 else first
-    return (place, place + len(answer)) if place >= 0 else None
-
-
-def _cuts_a_word(text: str, start: int, end: int) -> bool:
-    return any(0 < place < len(text) and text[place - 1].isalnum() and text[place].isalnum() for place in (start, end))
-
-
 def log_odds(probability: float) -> float:
     """Return log(p / (1 − p)), with p kept one millionth away from 0 and 1: the arithmetic of an engine is no more precise."""
     p = min(max(probability, 1e-6), 1 - 1e-6)

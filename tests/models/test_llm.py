@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from models.answering.answers import DECLINED, AnswerOptions, AnswerSettings, find_span
+from models.answering.answers import DECLINED, AnswerOptions, AnswerSettings
 from models.answering.prompts import ANSWER_FOLLOWS, answer_text, question_prompt
 from models.base import Prompt, SamplingParams, Token
 from models.engines import LogprobReader, ScoredSpan
@@ -138,20 +138,6 @@ def test_a_question_is_declined_in_words(declined: float, text: str) -> None:
         return "".join([token.text async for token in model.ask("Who wrote it?", "It was Mary.", SamplingParams())])
 
     assert asyncio.run(ask()) == text
-
-
-@pytest.mark.parametrize(
-    ("answer", "context", "place"),
-    [
-        ("Norman", "Normans and a Norman knight", (14, 20)),  # the first occurrence cuts a word
-        ("Norm", "Normans", (0, 4)),
-        ("1066", "in 1066, not in 1066", (3, 7)),
-        ("Harold", "Normans", None),
-        ("", "Normans", None),
-    ],
-)
-def test_an_answer_is_found_where_it_cuts_no_word(answer: str, context: str, place: tuple[int, int] | None) -> None:
-    assert find_span(answer, context) == place
 
 
 def test_stop_strings_end_the_text() -> None:
