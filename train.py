@@ -32,6 +32,7 @@ def main(requested: Config, interruption: Interruption) -> None:
     from training.data.squad import load_splits
     from training.device import build_accelerator, choose_device, silence_libraries
     from training.fine_tuning.base_model import load_base
+    from training.fine_tuning.eval_only import evaluate_only
     from training.fine_tuning.pipeline import fine_tune
     from training.run import display_name, prepare_run, print_metrics, print_settings, run_metadata, write_metrics
     from training.word_models.fitting import RNN_SHARE, fit_bigram, fit_rnn
@@ -42,13 +43,17 @@ def main(requested: Config, interruption: Interruption) -> None:
 
     # Load the base model first, so that a run without one ends at once, then the data.
     with_llm = "llm" in config.only
-    if with_llm:
-        if config.base_model == str(SMOLLM2_DIRECTORY):
-            with accelerator.main_process_first():
-                fetch_smollm2()
+    if with_llm and config.base_model == str(SMOLLM2_DIRECTORY):
+        with accelerator.main_process_first():
+            fetch_smollm2()
+    if with_llm and not config.eval_only:
         base = load_base(config.base_model, config.max_length, config.dropout)
     with accelerator.main_process_first():
         splits = load_splits(config.dataset)
+    if config.eval_only:
+        if accelerator.is_main_process:
+            evaluate_only(splits.test, config)
+        return
     train_rows, test_rows, unanswered = len(splits.train), len(splits.test), describe_unanswered(splits)
     print(f"{train_rows:,} training and {test_rows:,} test questions{unanswered} · {choose_device().description}", flush=True)
     print_settings(config)

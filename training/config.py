@@ -50,6 +50,9 @@ class Config:
     """Fine-tune on up to this many questions: whole contexts with all of their questions, drawn at random. None takes all."""
     eval_examples: int | None = 1000
     """Evaluate on this many test questions, drawn at random. None takes all."""
+    eval_only: str | None = None
+    """Train nothing. Evaluate this model on the test questions, through the engine that serves it here: an artifact (such as
+    runs/latest/llm), or a Hub id or a Hugging Face directory of a causal LM. Writes the report to evaluation/ in --output-dir."""
     learning_rate: float = 2e-4
     """Peak learning rate of the fine-tuning: reached after 5 % of the training, then decaying linearly to zero."""
     batch_tokens: int = 1024
@@ -74,14 +77,14 @@ class Config:
     unanswerable_share: float = 0.33
     """Train the model to say when the context does not tell: this share of the questions is unanswerable. Those in the data count first
     (SQuAD 2.0 has them); the others are questions beside another paragraph. 0 trains a model that always answers."""
-    decision_weight: float = 1.0
+    decision_weight: float = 16.0
     """Loss weight of the decision whether there is an answer, which is one token."""
     dropout: float = 0.0
     """Dropout during fine-tuning, wherever the architecture has it."""
     validations: int = 4
     """Validations during the fine-tuning, evenly spread: EM, F1 and a few answers on questions held out of the training data.
     The last weights are registered unless an earlier F1 was better by more than its standard error. 0 validates nothing."""
-    validation_examples: int = 600
+    validation_examples: int = 1000
     """Questions held out, in whole articles: for validation, to choose the threshold above which the model declines, and to calibrate the
     scores; never more than a tenth of the training data. 0 holds nothing out."""
     int8_check: bool = True
@@ -117,6 +120,8 @@ class Config:
                 raise ValueError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(self, name)}")
         if self.validations and not self.validation_examples:
             raise ValueError("--validations needs questions: give --validations 0 or --validation-examples above 0")
+        if self.eval_only == "" or (self.eval_only and "llm" not in self.only):
+            raise ValueError("--eval-only needs a model, and evaluates the llm: leave --only out")
         if not self.only:
             raise ValueError("--only needs at least one of bigram, rnn, llm")
         if self.batch_tokens < self.max_length:

@@ -49,10 +49,11 @@ def resolve_sources(config: Config) -> Config:
     """Replace the values `smollm2` and `auto` of --base-model and --dataset with Hub ids or directories.
 
     `smollm2` becomes its directory, which `fetch_smollm2` fills. The quickstart's `auto` becomes GPT-2 and SQuAD if the Hub or its
-    local cache has them, otherwise SmolLM2 and `data/quickstart`. The Hub is contacted only if a source may come from it.
+    local cache has them, otherwise SmolLM2 and `data/quickstart`. The Hub is contacted only if a source may come from it. With
+    --eval-only, the model to evaluate takes the place of the base model.
     """
     from_hub = PRESETS["gpt2-squad"]
-    base_model, dataset = config.base_model, config.dataset
+    base_model, dataset = config.eval_only or config.base_model, config.dataset
     all_local = all(source == SMOLLM2 or Path(source).expanduser().exists() for source in (base_model, dataset))
     online = not all_local and hub_answers()
     if base_model == AUTO:
@@ -65,7 +66,8 @@ def resolve_sources(config: Config) -> Config:
 def describe_sources(requested: Config, resolved: Config) -> str:
     """Return a line that names the base model and the data set, and says so if the quickstart does without the Hub."""
     names = {str(SMOLLM2_DIRECTORY): f"SmolLM2-135M-Instruct (PyPI: {SMOLLM2_WHEEL})", str(QUICKSTART): "data/quickstart"}
-    parts = [f"base model: {names.get(resolved.base_model, resolved.base_model)}"] if "llm" in resolved.only else []
+    role = "model" if resolved.eval_only else "base model"
+    parts = [f"{role}: {names.get(resolved.base_model, resolved.base_model)}"] if "llm" in resolved.only else []
     parts.append(f"data set: {names.get(resolved.dataset, resolved.dataset)}")
     if AUTO in (requested.base_model, requested.dataset) and {resolved.base_model, resolved.dataset} & set(names):
         parts.append("without the Hugging Face Hub")

@@ -122,20 +122,28 @@ def print_metrics(metrics: dict[str, dict[str, Any]]) -> None:
     """Print one line per model."""
     for name, values in metrics.items():
         if name == "llm":
+            print_answer_metrics(values)
             print(
-                f"llm     EM {values['exact_match']:.1f}  F1 {values['f1']:.1f}  on {values['questions']} held-out questions; "
-                f"{100 * values['span_share']:.0f} % of the answers are spans; {values['rows']:,} rows in {values['seconds']:.0f} s, "
-                f"{values['tokens_per_second']:,.0f} tokens/s; "
+                f"        {values['rows']:,} rows in {values['seconds']:.0f} s, {values['tokens_per_second']:,.0f} tokens/s; "
                 f"{values['bits_per_byte']:.3f} bits per byte (base {values['base_bits_per_byte']:.3f})"
             )
-            if squad2 := values.get("squad2"):
-                print(
-                    f"        with {squad2['unanswerable']} unanswerable questions: EM {squad2['exact_match']:.1f}  F1 {squad2['f1']:.1f}  "
-                    f"declining above {squad2['threshold']:.2f}; area under the ROC curve {squad2['auc']:.2f}; "
-                    f"{squad2['coverage_at_80']:.0f} % of the questions can be answered or declined with 80 % right"
-                )
         else:
             print(
                 f"{name:<7} {values['bits_per_byte']:.3f} bits per byte of held-out text, perplexity {values['word_perplexity']:,.0f} "
                 f"per word; {values['seconds']:.1f} s"
             )
+
+
+def print_answer_metrics(metrics: dict[str, Any]) -> None:
+    """Print the metrics of an LLM's answers, as `training.evaluation.answers.evaluate` returns them."""
+    too_long = f"; {metrics['too_long']} were too long for the model and count as wrong" if metrics.get("too_long") else ""
+    print(
+        f"llm     EM {metrics['exact_match']:.1f}  F1 {metrics['f1']:.1f}  on {metrics['questions']} held-out questions{too_long}; "
+        f"{100 * metrics['span_share']:.0f} % of the answers are spans"
+    )
+    if squad2 := metrics.get("squad2"):
+        print(
+            f"        with {squad2['unanswerable']} unanswerable questions: EM {squad2['exact_match']:.1f}  F1 {squad2['f1']:.1f}  "
+            f"declining above {squad2['threshold']:.2f}; area under the ROC curve {squad2['auc']:.2f}; "
+            f"{squad2['coverage_at_80']:.0f} % of the questions can be answered or declined with 80 % right"
+        )

@@ -6,7 +6,8 @@ from typing import Any
 from matplotlib import pyplot as plt
 
 from training.evaluation.abstention import plot_selective_answering
-from training.evaluation.calibration import calibration_error, plot_reliability
+from training.evaluation.calibration import plot_reliability
+from training.evaluation.tables import answer_measures, squad2_section
 from training.figures import save_figure, table
 from training.fine_tuning.metrics_log import MetricsLog
 from training.run import display_name
@@ -24,7 +25,7 @@ def write_report(directory: Path, log: MetricsLog, configuration: dict[str, Any]
             [
                 f"# {display_name(configuration['base_model'])} fine-tuned on {display_name(configuration['dataset'])}",
                 _metrics_table(metrics),
-                *([_squad2_table(squad2)] if squad2 else []),
+                *([squad2_section(squad2)] if squad2 else []),
                 *(f"![{title}]({name}.png)" for name, title in plots.items()),
                 *([_validations_table(validations), _answers_table(validations[-1]["answers"])] if validations else []),
                 "## Configuration",
@@ -42,23 +43,11 @@ def _metrics_table(metrics: dict[str, Any]) -> str:
     return table(
         ("measure", "value"),
         [
-            (
-                "exact match, always answering",
-                f"{metrics['exact_match']:.1f} ± {metrics['exact_match_error']:.1f} % of {metrics['questions']:,} test questions, "
-                f"answered by {metrics['engine']}",
-            ),
-            ("F1", f"{metrics['f1']:.1f} ± {metrics['f1_error']:.1f} %"),
-            ("answers that are spans of their context", f"{metrics['span_share']:.1%}"),
-            ("answers that ended before the length limit", f"{metrics['ended_share']:.1%}"),
-            ("mean length of an answer", f"{metrics['mean_answer_words']:.1f} words"),
+            *answer_measures(metrics),
             *(
                 [("CPU engine", f"{metrics['weights']} weights; int8 costs {cost:.2f} ± {metrics['int8_f1_cost_error']:.2f} points of F1")]
                 if cost is not None
                 else []
-            ),
-            (
-                "calibration error",
-                f"{calibration_error(metrics['reliability']):.1%}, the mean distance between score and share of exact answers",
             ),
             (
                 "bits per byte on held-out contexts",
@@ -74,27 +63,6 @@ def _metrics_table(metrics: dict[str, Any]) -> str:
             ("training time", f"{metrics['seconds']:,.0f} s, {metrics['tokens_per_second']:,.0f} tokens/s without padding"),
         ],
     )
-
-
-def _squad2_table(metrics: dict[str, Any]) -> str:
-    def value(name: str, digits: int = 1) -> str:
-        return f"{metrics[name]:.{digits}f} ± {metrics[f'{name}_error']:.{digits}f}"
-
-    rows = [
-        ("area under the ROC curve of the no-answer probability", value("auc", 3)),
-        (f"exact match, declining above {metrics['threshold']:.2f}, %", value("exact_match")),
-        ("F1, %", value("f1")),
-        ("… answerable questions: exact match", value("has_answer_exact_match")),
-        ("… unanswerable questions: declined", value("no_answer_exact_match")),
-        (f"exact match with the best threshold, {metrics['best_threshold']:.2f}", value("best_exact_match")),
-        ("F1 with the best threshold", value("best_f1")),
-        ("exact match, always answering", value("always_answering")),
-        ("exact match, never answering", value("never_answering")),
-        ("share of the questions that can be answered or declined with 80 % right", value("coverage_at_80")),
-        ("… with 90 % right", value("coverage_at_90")),
-    ]
-    heading = f"## Knowing when not to answer\n\n{metrics['questions']:,} test questions, {metrics['unanswerable']:,} of them unanswerable."
-    return f"{heading} Errors are standard errors (bootstrap over contexts).\n\n" + table(("measure", "value"), rows)
 
 
 def _validations_table(validations: list[dict[str, Any]]) -> str:

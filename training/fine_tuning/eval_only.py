@@ -1,0 +1,69 @@
+"""Evaluate a model that is trained already, through the engine that serves it on this machine."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from models.llm import SETTINGS_FILE
+from training.config import Config
+from training.data.selection import draw
+from training.errors import TrainingError, first_line
+from training.evaluation.abstention import plot_selective_answering
+from training.evaluation.answers import evaluate
+from training.evaluation.calibration import plot_reliability
+from training.evaluation.tables import answer_measures, squad2_section
+from training.export.artifact import open_artifact, save_artifact
+from training.figures import table
+from training.fine_tuning.base_model import load_base
+from training.run import display_name, print_answer_metrics
+
+EVALUATION = "evaluation"
+"""The subdirectory of the output directory for the metrics and the report."""
+
+
+def evaluate_only(test: Dataset, config: Config) -> None:
+    """Evaluate `config.base_model` on `config.eval_examples` test questions; print the metrics and write them with a report.
+
+    The model is an artifact, or a Hub id or a Hugging Face directory of a causal LM. The latter is exported as training would export it,
+    and always answers. Raises TrainingError if it cannot be loaded.
+    """
+    source, directory = config.base_model, Path(config.base_model).expanduser()
+    output = config.output_dir / EVALUATION
+    output.mkdir(parents=True, exist_ok=True)
+    rows = draw(test, config.eval_examples, config.seed)
+    if (directory / SETTINGS_FILE).exists():
+        metrics = _evaluate_artifact(directory, rows)
+    else:
+        model, tokenizer = load_base(source, config.max_length)
+        with tempfile.TemporaryDirectory(dir=output) as scratch:
+            artifact = Path(scratch) / "artifact"
+            save_artifact(model, tokenizer, artifact, config.prompt)
+            metrics = _evaluate_artifact(artifact, rows)
+    print_answer_metrics(metrics)
+    (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    _write_report(output, display_name(source), display_name(config.dataset), metrics)
+    print("evaluation:", output / "report.md")
+
+
+def _evaluate_artifact(directory: Path, rows: Dataset) -> dict[str, Any]:
+    try:
+        with open_artifact(directory) as llm:
+            return {"engine": type(llm.engine).__name__} | evaluate(llm, rows)
+    except (OSError, ValueError, RuntimeError) as error:  # files that are missing or broken
+        raise TrainingError(f"--eval-only {directory}: the artifact cannot be loaded ({first_line(error)})") from error
+
+
+def _write_report(output: Path, model: str, dataset: str, metrics: dict[str, Any]) -> None:
+    plots, squad2 = plot_reliability(output, metrics["reliability"]), metrics.get("squad2")
+    if squad2:
+        plots |= plot_selective_answering(output, squad2["selective"])
+    sections = [
+        f"# {model} evaluated on {dataset}",
+        table(("measure", "value"), answer_measures(metrics)),
+        *([squad2_section(squad2)] if squad2 else []),
+        *(f"![{title}]({name}.png)" for name, title in plots.items()),
+    ]
+    (output / "report.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
