@@ -11,14 +11,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent
 TOKEN_BUDGET = 40 * 2048
 """The tokens that each variant trains on: 40 steps of the reference."""
 REFERENCE = (
     "--base-model smollm2 --only llm --no-register --validations 0 --eval-examples 300 --no-int8-check "
-    "--learning-rate 1e-4 --batch-tokens 2048 --text-share 0.1 --text-weight 0.1 --context-free-share 0.1"
+    "--learning-rate 1e-4 --batch-tokens 2048 --text-share 0.1 --text-weight 0.1 --context-free-share 0.1 --unanswerable-share 0"
 )
+ABSTAINING = "--learning-rate 2e-4 --text-weight 0.5 --batch-tokens 1024 --unanswerable-share 0.33 --eval-examples 2000"
+"""The defaults, evaluated on enough questions to compare areas under the ROC curve. For data with unanswerable questions."""
 VARIANTS = {
     "reference": "",
     "context repeated": "--no-share-context",
@@ -33,10 +36,11 @@ VARIANTS = {
     "no mixture": "--text-share 0 --context-free-share 0",
     "lr 2e-4, text 0.5": "--learning-rate 2e-4 --text-weight 0.5",
     "the same, batch 1024": "--learning-rate 2e-4 --text-weight 0.5 --batch-tokens 1024",
+    **{f"decision weight {weight}": f"{ABSTAINING} --decision-weight {weight}" for weight in (1, 4, 16, 40)},
 }
 
 
-def run(name: str, dataset: str) -> dict[str, float]:
+def run(name: str, dataset: str) -> dict[str, Any]:
     """Return the metrics of a variant. Trains it, unless an earlier call did."""
     output = PROJECT / "runs/ablations" / name.replace(" ", "-")
     flags = VARIANTS[name].split()
@@ -44,7 +48,7 @@ def run(name: str, dataset: str) -> dict[str, float]:
     if not (output / "metrics.json").exists() or "llm" not in json.loads((output / "metrics.json").read_text()):
         command = [sys.executable, "train.py", *REFERENCE.split(), "--dataset", dataset, "--max-steps", str(TOKEN_BUDGET // batch), *flags]
         subprocess.run([*command, "--output-dir", str(output)], cwd=PROJECT, check=True)
-    metrics: dict[str, float] = json.loads((output / "metrics.json").read_text())["llm"]
+    metrics: dict[str, Any] = json.loads((output / "metrics.json").read_text())["llm"]
     return metrics
 
 
@@ -55,10 +59,11 @@ def main() -> None:
     parser.add_argument("--dataset", default="rajpurkar/squad", help="a directory or Hub id in SQuAD's schema (default: rajpurkar/squad)")
     arguments = parser.parse_args()
     measured = {name: run(name, arguments.dataset) for name in arguments.names or VARIANTS}
-    print("| variant | flags | questions | EM | F1 | bits per byte | tokens/s |\n|---|---|---|---|---|---|---|")
+    print("| variant | flags | questions | EM | F1 | ROC area | bits per byte | tokens/s |\n|---|---|---|---|---|---|---|---|")
     for name, metrics in measured.items():
+        area = f"{metrics['squad2']['auc']:.3f}" if "squad2" in metrics else ""
         print(
-            f"| {name} | `{VARIANTS[name]}` | {metrics['rows']:,} | {metrics['exact_match']:.1f} | {metrics['f1']:.1f} | "
+            f"| {name} | `{VARIANTS[name]}` | {metrics['rows']:,} | {metrics['exact_match']:.1f} | {metrics['f1']:.1f} | {area} | "
             f"{metrics['bits_per_byte']:.4f} | {metrics['tokens_per_second']:,.0f} |"
         )
 

@@ -46,17 +46,16 @@ def split_contexts(rows: Dataset, count: int, seed: int) -> tuple[Dataset, Datas
 def split_articles(rows: Dataset, count: int, seed: int) -> tuple[Dataset, Dataset]:
     """Split `rows` as `split_contexts` does, but into whole articles if the data names them (`title`) and any is small enough.
 
-    Articles with unanswerable questions are drawn first: only such questions show whether a model knows when it does not know.
+    Articles with unanswerable questions are taken first, since only such questions show whether a model knows when it does not know. The
+    smallest are taken first: articles differ in how well their questions can be answered, so that many of them say more than a few.
     """
     if "title" not in rows.column_names:
         return split_contexts(rows, count, seed)
     groups = [group for group in index_contexts(rows["title"]).values() if len(group) <= count]
     if not groups:
         return split_contexts(rows, count, seed)
-    order = np.random.default_rng(seed).permutation(len(groups))
     answers = rows["answers"]
-    has_unanswerable = [not all(answers[row]["text"] for row in group) for group in groups]
-    return _take([groups[number] for number in sorted(order, key=lambda number: not has_unanswerable[number])], rows, count)
+    return _take(sorted(groups, key=lambda group: (all(answers[row]["text"] for row in group), len(group))), rows, count)
 
 
 def _take(groups: list[list[int]], rows: Dataset, count: int) -> tuple[Dataset, Dataset]:

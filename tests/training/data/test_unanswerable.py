@@ -92,6 +92,13 @@ def test_articles_stay_whole_and_those_with_unanswerable_questions_are_drawn_fir
     assert len(held_out) + len(rest) == 100
 
 
+def test_the_smallest_articles_are_held_out() -> None:
+    sizes = {"a": 9, "b": 3, "c": 30, "d": 4, "e": 5}
+    split = rows(*[(title, f"Context {n}.", f"Question {title} {n}?", "Context") for title, size in sizes.items() for n in range(size)])
+    held_out, _ = split_articles(split, 13, 0)
+    assert set(held_out["title"]) == {"b", "d", "e"}
+
+
 def test_without_small_articles_contexts_are_drawn() -> None:
     split = rows(*[("t", f"Context {n // 2}.", f"Question {n}?", "Context") for n in range(40)])
     held_out, rest = split_articles(split, 5, 0)
