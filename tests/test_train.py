@@ -108,6 +108,7 @@ WRONG = {
     "no such data set": (["--dataset", "./nowhere"], "data set ./nowhere: no such file or directory"),
     "no such base model": (["--base-model", "/no/such"], "base model /no/such: no such directory"),
     "not a base model": (["--base-model", "data/quickstart"], "base model data/quickstart: there is no config.json in this directory"),
+    "no such model to evaluate": (["--eval-only", "./nowhere"], "--eval-only: base model ./nowhere: no such directory"),
     "long sequences": (["--max-length", "769"], "base model {base} takes at most 768 tokens: lower --max-length\n"),
 }
 """For each mistake: the arguments after a valid base model and data set, or None for no arguments at all; and the start of the message."""
@@ -176,8 +177,8 @@ def test_a_registration_that_fails_ends_the_run_with_one_message(tmp_path: Path)
 def test_without_the_hub_the_message_offers_local_sources_and_nothing_is_retried(results: Results) -> None:
     assert "--base-model" in results.wrong["no Hub"].stderr
     assert "--preset quickstart" in results.wrong["no Hub"].stderr
-    # One connection each: two runs with Hub ids, two with paths that do not exist, and the bigram's, whose base model is the default.
-    assert results.connections == 5
+    # One connection each: two runs with Hub ids, three with paths that do not exist, and the bigram's, whose base model is the default.
+    assert results.connections == 6
 
 
 def test_training_one_model_without_registering_keeps_other_files(

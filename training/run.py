@@ -33,15 +33,20 @@ def prepare_run(config: Config, splits: Splits) -> dict[str, dict[str, Any]]:
         return {name: metrics for name, metrics in read_metrics(output).items() if name in config.only and (output / name).is_dir()}
     if config.resume:
         print(f"nothing to resume in {output}: starting from the beginning", flush=True)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(f"--output-dir {output} cannot be created: {error.strerror}") from error
+    create_directory(output)
     for name in (*config.only, *([FINE_TUNING] if "llm" in config.only else [])):
         shutil.rmtree(output / name, ignore_errors=True)
     (output / "metrics.json").unlink(missing_ok=True)
     (output / "config.json").write_text(json.dumps(new, indent=2) + "\n", encoding="utf-8")
     return {}
+
+
+def create_directory(output: Path) -> None:
+    """Create the output directory. Raises TrainingError if that fails."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"--output-dir {output} cannot be created: {error.strerror}") from error
 
 
 def _require_same_settings(old: dict[str, Any], new: dict[str, Any], output: Path) -> None:

@@ -18,7 +18,7 @@ from training.evaluation.tables import answer_measures, squad2_section
 from training.export.artifact import open_artifact, save_artifact
 from training.figures import table
 from training.fine_tuning.base_model import load_base
-from training.run import display_name, print_answer_metrics
+from training.run import create_directory, display_name, print_answer_metrics
 
 EVALUATION = "evaluation"
 """The subdirectory of the output directory for the metrics and the report."""
@@ -30,21 +30,23 @@ def evaluate_only(test: Dataset, config: Config) -> None:
     The model is an artifact, or a Hub id or a Hugging Face directory of a causal LM. The latter is exported as training would export it,
     and always answers. Raises TrainingError if it cannot be loaded.
     """
-    source, directory = config.base_model, Path(config.base_model).expanduser()
-    output = config.output_dir / EVALUATION
-    output.mkdir(parents=True, exist_ok=True)
+    directory, output = Path(config.base_model).expanduser(), config.output_dir / EVALUATION
     rows = draw(test, config.eval_examples, config.seed)
     if (directory / SETTINGS_FILE).exists():
+        create_directory(output)
         metrics = _evaluate_artifact(directory, rows)
     else:
-        model, tokenizer = load_base(source, config.max_length)
-        with tempfile.TemporaryDirectory(dir=output) as scratch:
-            artifact = Path(scratch) / "artifact"
-            save_artifact(model, tokenizer, artifact, config.prompt)
-            metrics = _evaluate_artifact(artifact, rows)
+        try:
+            model, tokenizer = load_base(config.base_model, config.max_length)
+        except TrainingError as error:
+            raise TrainingError(f"--eval-only: {error}") from error
+        create_directory(output)
+        with tempfile.TemporaryDirectory() as scratch:
+            save_artifact(model, tokenizer, Path(scratch) / "llm", config.prompt)
+            metrics = _evaluate_artifact(Path(scratch) / "llm", rows)
     print_answer_metrics(metrics)
     (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    _write_report(output, display_name(source), display_name(config.dataset), metrics)
+    _write_report(output, display_name(config.base_model), display_name(config.dataset), metrics)
     print("evaluation:", output / "report.md")
 
 

@@ -64,3 +64,8 @@ def test_a_broken_artifact_is_named(trained: Trained, test_rows: Dataset, tmp_pa
     (tmp_path / "llm/trigen.json").write_text((trained.output / "llm/trigen.json").read_text())
     with pytest.raises(TrainingError, match=r"--eval-only .*llm: the artifact cannot be loaded"):
         evaluate(tmp_path / "llm", test_rows, tmp_path)
+
+
+def test_a_model_that_is_not_there_is_named(test_rows: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"--eval-only: base model .*nowhere: no such directory"):
+        evaluate(tmp_path / "nowhere", test_rows, tmp_path)
