@@ -2,12 +2,13 @@
 
 import json
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
-from models.llm import SETTINGS_FILE
+from models.llm import LLM, SETTINGS_FILE
 from training.config import Config
 from training.data.selection import draw
 from training.errors import TrainingError, first_line
@@ -15,7 +16,7 @@ from training.evaluation.abstention import plot_selective_answering
 from training.evaluation.answers import evaluate
 from training.evaluation.calibration import plot_reliability
 from training.evaluation.tables import answer_measures, squad2_section
-from training.export.artifact import open_artifact, save_artifact
+from training.export.artifact import save_artifact
 from training.figures import table
 from training.fine_tuning.base_model import load_base
 from training.run import create_directory, display_name, print_answer_metrics
@@ -52,10 +53,11 @@ def evaluate_only(test: Dataset, config: Config) -> None:
 
 def _evaluate_artifact(directory: Path, rows: Dataset) -> dict[str, Any]:
     try:
-        with open_artifact(directory) as llm:
-            return {"engine": type(llm.engine).__name__} | evaluate(llm, rows)
-    except (OSError, ValueError, RuntimeError) as error:  # files that are missing or broken
+        model = LLM.load(directory)
+    except Exception as error:  # of many types: files that are missing or broken, an engine that does not start
         raise TrainingError(f"--eval-only {directory}: the artifact cannot be loaded ({first_line(error)})") from error
+    with closing(model):
+        return {"engine": type(model.engine).__name__} | evaluate(model, rows)
 
 
 def _write_report(output: Path, model: str, dataset: str, metrics: dict[str, Any]) -> None:

@@ -33,6 +33,8 @@ from training.run import FINE_TUNING, effective_settings
 
 SAMPLE_ANSWERS = 5
 """The number of questions whose answers each validation prints, always the same ones."""
+HARD_DECISION_WEIGHT = 16.0
+"""The weight of the decision for questions that people wrote to be hard to decide: see docs/benchmarks.md."""
 QUESTIONS_WITHOUT_CONTEXT = 200
 """The number of test questions that are also asked without their context."""
 
@@ -67,7 +69,8 @@ def fine_tune(
     work = config.output_dir / FINE_TUNING  # checkpoints, the best artifact so far, curves, report
     data = split_data(splits, tokenizer, config)
     with accelerator.main_process_first():  # the others then read the cache that the main process has written
-        sequences = encode_all(data.train, tokenizer, encoding_config(config, supports_shared_context(model)), config.unanswerable_share)
+        encoding = encoding_config(config, data.train, supports_shared_context(model))
+        sequences = encode_all(data.train, tokenizer, encoding, config.unanswerable_share)
     log = MetricsLog(work, accelerator.is_main_process)
     torch.manual_seed(config.seed + accelerator.process_index)
     if accelerator.is_main_process and not log.read("base"):  # a resumed run has measured it already
@@ -126,8 +129,9 @@ def encode_all(rows: Dataset, tokenizer: PreTrainedTokenizerBase, encoding: Enco
     return encode_mixture(mix(rows, unanswerable_share), tokenizer, encoding) if encoding.abstain else encode(rows, tokenizer, encoding)
 
 
-def encoding_config(config: Config, can_share_context: bool = True) -> EncodingConfig:
-    """Return the encoding that `config` describes, without shared contexts if the model does not support them."""
+def encoding_config(config: Config, rows: Dataset, can_share_context: bool = True) -> EncodingConfig:
+    """Return the encoding of `rows` that `config` describes, without shared contexts if the model does not support them."""
+    decision_weight = config.decision_weight or (HARD_DECISION_WEIGHT if len(answerable(rows)) < len(rows) else 1.0)
     return EncodingConfig(
         order=config.prompt,
         share_context=config.share_context and can_share_context,
@@ -137,7 +141,7 @@ def encoding_config(config: Config, can_share_context: bool = True) -> EncodingC
         text_weight=config.text_weight,
         context_free_share=config.context_free_share,
         abstain=config.unanswerable_share > 0,
-        decision_weight=config.decision_weight,
+        decision_weight=decision_weight,
     )
 
 
