@@ -15,7 +15,7 @@ def find_span(answer: str, context: str, question: str = "") -> tuple[int, int] 
 
     If it stands there more than once, places where it cuts no word come first, and then `meant_place` decides.
     """
-    starts = [match.start() for match in re.finditer(re.escape(answer), context)] if answer else []
+    starts = [match.start() for match in re.finditer(f"(?={re.escape(answer)})", context)] if answer else []
     places = [(start, start + len(answer)) for start in starts]
     whole = [place for place in places if not _cuts_a_word(context, place)]
     return meant_place(whole or places, context, question) if places else None

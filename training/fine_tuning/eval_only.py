@@ -12,10 +12,8 @@ from models.llm import LLM, SETTINGS_FILE
 from training.config import Config
 from training.data.selection import draw
 from training.errors import TrainingError, first_line
-from training.evaluation.abstention import plot_selective_answering
 from training.evaluation.answers import evaluate
-from training.evaluation.calibration import plot_reliability
-from training.evaluation.tables import answer_measures, squad2_section
+from training.evaluation.report import answer_measures, plot_answers, squad2_sections
 from training.export.artifact import save_artifact
 from training.figures import table
 from training.fine_tuning.base_model import load_base
@@ -61,13 +59,10 @@ def _evaluate_artifact(directory: Path, rows: Dataset) -> dict[str, Any]:
 
 
 def _write_report(output: Path, model: str, dataset: str, metrics: dict[str, Any]) -> None:
-    plots, squad2 = plot_reliability(output, metrics["reliability"]), metrics.get("squad2")
-    if squad2:
-        plots |= plot_selective_answering(output, squad2["selective"])
     sections = [
         f"# {model} evaluated on {dataset}",
         table(("measure", "value"), answer_measures(metrics)),
-        *([squad2_section(squad2)] if squad2 else []),
-        *(f"![{title}]({name}.png)" for name, title in plots.items()),
+        *squad2_sections(metrics),
+        *(f"![{title}]({name}.png)" for name, title in plot_answers(output, metrics).items()),
     ]
     (output / "report.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")

@@ -19,7 +19,7 @@ from training.data.squad import Splits
 from training.data.unanswerable import make_unanswerable, mix
 from training.errors import TrainingError
 from training.evaluation.abstention import MIN_FIT, fit_answer_settings
-from training.evaluation.answers import answer_rows, evaluate, outcomes, sample_answers
+from training.evaluation.answers import TOO_LONG, answer_rows, evaluate, outcomes, sample_answers
 from training.evaluation.bits_per_byte import bits_per_byte, excerpts
 from training.export.artifact import open_artifact, save_artifact, set_answer_settings
 from training.export.quantization import choose_weights
@@ -160,9 +160,12 @@ def calibrate(directory: Path, validation: Dataset) -> None:
         validation = concatenate_datasets([validation, make_unanswerable(answered, 1.0)])
     with open_artifact(directory) as llm:
         answers, matches = asyncio.run(answer_rows(llm, validation, with_context=True))
-    settings = fit_answer_settings(outcomes(answers, matches, validation))
+    # A question that is too long has no probabilities to calibrate.
+    kept = [index for index, answer in enumerate(answers) if answer is not TOO_LONG]
+    found = outcomes([answers[index] for index in kept], [matches[index] for index in kept], validation.select(kept))
+    settings = fit_answer_settings(found)
     set_answer_settings(directory, settings)
-    threshold, questions = settings.no_answer_threshold, len(validation)
+    threshold, questions = settings.no_answer_threshold, len(kept)
     print(f"declines above a no-answer probability of {threshold:.2f}, chosen on {questions:,} questions", flush=True)
 
 

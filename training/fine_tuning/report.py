@@ -5,9 +5,7 @@ from typing import Any
 
 from matplotlib import pyplot as plt
 
-from training.evaluation.abstention import plot_selective_answering
-from training.evaluation.calibration import plot_reliability
-from training.evaluation.tables import answer_measures, squad2_section
+from training.evaluation.report import answer_measures, plot_answers, squad2_sections
 from training.figures import save_figure, table
 from training.fine_tuning.metrics_log import MetricsLog
 from training.run import display_name
@@ -16,16 +14,13 @@ from training.run import display_name
 def write_report(directory: Path, log: MetricsLog, configuration: dict[str, Any], metrics: dict[str, Any]) -> None:
     """Write `report.md` and its plots into `directory`."""
     train, validations = log.read("train"), log.read("validation")
-    plots = _plot(directory, train, validations) | plot_reliability(directory, metrics["reliability"])
-    squad2 = metrics.get("squad2")
-    if squad2:
-        plots |= plot_selective_answering(directory, squad2["selective"])
+    plots = _plot(directory, train, validations) | plot_answers(directory, metrics)
     (directory / "report.md").write_text(
         "\n\n".join(
             [
                 f"# {display_name(configuration['base_model'])} fine-tuned on {display_name(configuration['dataset'])}",
                 _metrics_table(metrics),
-                *([squad2_section(squad2)] if squad2 else []),
+                *squad2_sections(metrics),
                 *(f"![{title}]({name}.png)" for name, title in plots.items()),
                 *([_validations_table(validations), _answers_table(validations[-1]["answers"])] if validations else []),
                 "## Configuration",

@@ -15,6 +15,7 @@ LIGHT = (
     [
         ("Norman", "Normans and a Norman knight", (14, 20)),  # the first occurrence cuts a word
         ("Norm", "Normans", (0, 4)),
+        ("a a", "ba a a", (3, 6)),  # occurrences overlap
         ("1066", "in 1066, not in 1066", (3, 7)),
         ("Harold", "Normans", None),
         ("", "Normans", None),

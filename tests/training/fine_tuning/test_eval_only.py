@@ -11,6 +11,7 @@ from tests.conftest import Trained
 from training.config import Config
 from training.data.squad import load_splits
 from training.errors import TrainingError
+from training.evaluation.answers import TOO_LONG, outcomes
 from training.fine_tuning.eval_only import evaluate_only
 
 
@@ -57,6 +58,11 @@ def test_questions_that_are_too_long_count_as_wrong(trained: Trained, test_rows:
     assert metrics["too_long"] == 2
     assert metrics["questions"] == 12
     assert "2 of all were too long" in (tmp_path / "evaluation/report.md").read_text()
+
+
+def test_a_question_that_is_too_long_is_wrong_whether_it_is_answerable_or_not(test_rows: Dataset) -> None:
+    found = outcomes([TOO_LONG] * len(test_rows), [{"exact_match": 0.0, "f1": 0.0}] * len(test_rows), test_rows)
+    assert not any(found.exact_match_at(threshold).any() or found.f1_at(threshold).any() for threshold in (0.0, 0.5, 1.0))
 
 
 def test_a_broken_artifact_is_named(trained: Trained, test_rows: Dataset, tmp_path: Path) -> None:

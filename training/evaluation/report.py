@@ -1,8 +1,10 @@
-"""The tables of an evaluation, in Markdown."""
+"""The part of a report that an evaluation fills: tables in Markdown, and plots."""
 
+from pathlib import Path
 from typing import Any
 
-from training.evaluation.calibration import calibration_error
+from training.evaluation.abstention import plot_selective_answering
+from training.evaluation.calibration import calibration_error, plot_reliability
 from training.figures import table
 
 
@@ -26,8 +28,18 @@ def answer_measures(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def squad2_section(metrics: dict[str, Any]) -> str:
-    """Return the section with the metrics of `training.evaluation.abstention.squad2_metrics`."""
+def plot_answers(directory: Path, metrics: dict[str, Any]) -> dict[str, str]:
+    """Draw the plots of the answers into `directory`. Returns each plot's title by its file name without `.png`."""
+    plots = plot_reliability(directory, metrics["reliability"])
+    return plots | plot_selective_answering(directory, metrics["squad2"]["selective"]) if "squad2" in metrics else plots
+
+
+def squad2_sections(metrics: dict[str, Any]) -> list[str]:
+    """Return the section with SQuAD 2.0's metrics, if there were unanswerable questions."""
+    return [_squad2_section(metrics["squad2"])] if "squad2" in metrics else []
+
+
+def _squad2_section(metrics: dict[str, Any]) -> str:
 
     def value(name: str, digits: int = 1) -> str:
         return f"{metrics[name]:.{digits}f} ± {metrics[f'{name}_error']:.{digits}f}"
