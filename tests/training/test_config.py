@@ -43,7 +43,7 @@ def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
         (["--validations", "-1"], "0 or more"),
         (["--unanswerable-share", "1"], "below 1"),
         (["--decision-weight", "0"], "must be above 0"),
-        (["--eval-only", "runs/latest/llm", "--only", "bigram"], "leave --only out"),
+        (["--eval-only", "runs/latest/llm", "--only", "bigram"], "--eval-only needs a model"),
         (["--validation-examples", "0"], "give --validations 0"),
         (["--prompt", "backwards"], "context-first"),
         (["--learning_rte", "1"], "learning"),
