@@ -125,11 +125,14 @@ def _call_handlers(batch: list[tuple[Callable[[GenerationOutput], None], Generat
 
 
 class TransformersEngine:
-    """Runs a Hugging Face directory: in bf16 on CUDA; in fp32 on a CPU, where it only serves as the reference."""
+    """Runs a Hugging Face directory: in bf16 on CUDA; in fp32 on a CPU, where it only serves as the reference.
 
-    def __init__(self, directory: Path) -> None:
+    `dtype` replaces that precision. In bf16 the most probable tokens are often equally probable, so greedy texts differ from fp32's.
+    """
+
+    def __init__(self, directory: Path, dtype: torch.dtype | None = None) -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
         self.tokenizer, self.limits = load_tokenizer(directory), ModelLimits(directory)
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval()
         model.to(device)

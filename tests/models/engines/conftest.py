@@ -1,4 +1,4 @@
-"""A tiny artifact, and both engines on it; the CPU engine in full precision."""
+"""A tiny artifact, and both engines on it in full precision."""
 
 import asyncio
 import shutil
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from models.base import Token
 from models.engines import Engine
@@ -33,7 +34,7 @@ def artifact(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def build(name: str, artifact: Path) -> Engine:
     """Start an engine."""
-    return OpenVINOEngine(artifact, EXACT) if name == "openvino" else TransformersEngine(artifact)
+    return OpenVINOEngine(artifact, EXACT) if name == "openvino" else TransformersEngine(artifact, torch.float32)
 
 
 @dataclass(frozen=True)

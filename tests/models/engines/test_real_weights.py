@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from models.answering.prompts import question_prompt
 from models.base import SamplingParams
@@ -25,7 +26,7 @@ def test_both_engines_write_the_same_greedy_text_in_full_precision(tmp_path: Pat
     export_openvino(tmp_path, tmp_path / "openvino", "fp32")
     rows = [json.loads(line) for line in (QUICKSTART / "validation.jsonl").read_text().splitlines()][::9]
     prompts = [question_prompt(row["question"], row["context"]) for row in rows] + [row["context"][:80] for row in rows]
-    engines: list[Engine] = [OpenVINOEngine(tmp_path, EXACT), TransformersEngine(tmp_path)]
+    engines: list[Engine] = [OpenVINOEngine(tmp_path, EXACT), TransformersEngine(tmp_path, torch.float32)]
 
     async def text(engine: Engine, prompt: str) -> str:
         return "".join([token.text async for token in engine.stream(prompt, SamplingParams(24, temperature=0))])
