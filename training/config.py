@@ -70,15 +70,15 @@ class Config:
     """Loss weight of the prompt's tokens (context and question). The answer's tokens have weight 1."""
     text_share: float = 0.1
     """Share of the contexts that are also trained on as plain text, so that the model remains a language model."""
-    text_weight: float = 0.5
-    """Loss weight of the tokens of plain text (--text-share)."""
+    text_weight: float | None = None
+    """Loss weight of the tokens of plain text (--text-share). None: 1 beside a decision that weighs more than 1, otherwise 0.5."""
     context_free_share: float = 0.1
     """Share of the questions that are also trained on without their context, so that the model answers such questions briefly."""
     unanswerable_share: float = 0.33
     """Train the model to say when the context does not tell: this share of the questions is unanswerable. Those in the data count first
     (SQuAD 2.0 has them); the others are questions beside another paragraph. 0 trains a model that always answers."""
     decision_weight: float | None = None
-    """Loss weight of the decision whether there is an answer, which is one token. None: 16 if there are unanswerable questions in the
+    """Loss weight of the decision whether there is an answer, which is one token. None: 24 if there are unanswerable questions in the
     data, which people wrote to be hard, otherwise 1. A high weight costs exact matches."""
     dropout: float = 0.0
     """Dropout during fine-tuning, wherever the architecture has it."""
@@ -112,8 +112,9 @@ class Config:
             if value is not None and value <= 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be above 0, not {value}")
         for name in ("prompt_weight", "text_share", "text_weight", "context_free_share", "dropout", "unanswerable_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be from 0 to 1, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be from 0 to 1, not {value}")
         if self.unanswerable_share == 1:
             raise ValueError("--unanswerable-share must be below 1: the model would learn no answers")
         for name in ("validations", "validation_examples", "seed"):

@@ -1,8 +1,9 @@
 """Questions that their context does not answer: those in the data, and those made from answerable ones.
 
-A question is made unanswerable by putting it beside another paragraph of its article that is near and lacks its answer (as the "distant"
-negatives of Clark & Gardner, arXiv:1710.10723, section 3.2, are paragraphs of the same document, ranked by TF-IDF). Questions that people
-wrote to be unanswerable (SQuAD 2.0, arXiv:1806.03822) are harder and teach more, so they are repeated where there are few.
+A question is made unanswerable by changing a word of it (see `training.data.contrast`), or by putting it beside another paragraph of its
+article that is near and lacks its answer (as the "distant" negatives of Clark & Gardner, arXiv:1710.10723, section 3.2, are paragraphs of
+the same document, ranked by TF-IDF). Questions that people wrote to be unanswerable (SQuAD 2.0, arXiv:1806.03822) are harder and teach
+more, so they are repeated where there are few.
 """
 
 import itertools
@@ -14,15 +15,20 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from training.data.contrast import change_question, names_in
 from training.data.selection import answerable, index_contexts, is_chosen, text_hash
 
+CHANGED_SHARE = 0.7
+"""Share of the made questions that are changed, if a rule applies, and keep their paragraph. All others get another paragraph."""
 FAR_SHARE = 0.2
-"""Share of the made questions that get a paragraph of another article: easy ones, but a user's passage may be about anything."""
+"""Share of those others that get a paragraph of another article: easy ones, but a user's passage may be about anything."""
+MAX_NAMES = 400
+"""How many of an article's names may take the place of another."""
 CANDIDATES = 20
 """How many of the nearest contexts are tried."""
 BATCH = 500
 """Questions that are compared with all contexts at once."""
-MAX_REPEATS = 10
+MAX_REPEATS = 3
 """How often a context with unanswerable questions is repeated in an epoch, at most."""
 
 
@@ -61,18 +67,37 @@ def _split(rows: Dataset, contexts: set[str]) -> tuple[Dataset, Dataset]:
 
 
 def make_unanswerable(rows: Dataset, share: float) -> Dataset:
-    """Return a `share` of the answerable `rows`, each with a context that lacks all of its answers, and without answers.
+    """Return a `share` of the answerable `rows`, made unanswerable. Which questions are chosen does not depend on their order.
 
-    The context is the one of the same article that is nearest to the question (TF-IDF, cosine), and for `FAR_SHARE` of them any other. An
-    article with a single context, and data without the column `title`, takes the nearest of all contexts. Which questions are chosen
-    does not depend on their order.
+    `CHANGED_SHARE` of the questions are changed (see `change_question`). The others get a context that lacks all of their answers: the one
+    of the same article that is nearest to the question (TF-IDF, cosine), and for `FAR_SHARE` of them any other. An article with a single
+    context, and data without the column `title`, takes the nearest of all contexts.
     """
-    chosen = [i for i, question in enumerate(rows["question"]) if is_chosen(f"unanswerable {question}", share)]
-    columns = rows.select(chosen).to_dict()
-    contexts = list(index_contexts(rows["context"]))
-    articles = _articles(rows)
-    members = index_contexts(title if len(articles.get(title, ())) > 1 else "" for title in columns.get("title", [""] * len(chosen)))
-    found = [""] * len(chosen)
+    chosen = rows.select([i for i, question in enumerate(rows["question"]) if is_chosen(f"unanswerable {question}", share)])
+    contexts, articles = list(index_contexts(rows["context"])), _articles(rows)
+    changed, kept = _change_questions(chosen, articles or {"": contexts})
+    return concatenate_datasets([changed, _change_contexts(kept, contexts, articles)])
+
+
+def _change_questions(rows: Dataset, articles: dict[str, list[str]]) -> tuple[Dataset, Dataset]:
+    """Split `rows` into those whose questions are changed, and those that need another context."""
+    names = {title: names_in("\n".join(sorted(contexts)))[:MAX_NAMES] for title, contexts in articles.items()}
+    titles = rows["title"] if "title" in rows.column_names else [""] * len(rows)
+    changed = [
+        change_question(question, context, names[title]) if is_chosen(f"changed {question}", CHANGED_SHARE) else None
+        for title, context, question in zip(titles, rows["context"], rows["question"], strict=True)
+    ]
+    columns = rows.to_dict() | {"question": changed}
+    columns["answers"] = [{key: [] for key in answers} for answers in columns["answers"]]
+    others = [i for i, question in enumerate(changed) if question is None]
+    return Dataset.from_dict(columns, features=rows.features).filter(bool, input_columns="question"), rows.select(others)
+
+
+def _change_contexts(rows: Dataset, contexts: list[str], articles: dict[str, list[str]]) -> Dataset:
+    """Give each question another context, which lacks its answers; leave out those for which there is none."""
+    columns = rows.to_dict()
+    members = index_contexts(title if len(articles.get(title, ())) > 1 else "" for title in columns.get("title", [""] * len(rows)))
+    found = [""] * len(rows)
     for title, indices in members.items():
         nearest = _nearest([columns["question"][i] for i in indices], articles.get(title, contexts))
         for i, near in zip(indices, nearest, strict=True):

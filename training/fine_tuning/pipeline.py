@@ -33,8 +33,10 @@ from training.run import FINE_TUNING, effective_settings
 
 SAMPLE_ANSWERS = 5
 """The number of questions whose answers each validation prints, always the same ones."""
-HARD_DECISION_WEIGHT = 16.0
+HARD_DECISION_WEIGHT = 24.0
 """The weight of the decision for questions that people wrote to be hard to decide: see docs/benchmarks.md."""
+TEXT_WEIGHT, HARD_TEXT_WEIGHT = 0.5, 1.0
+"""The weight of plain text, and the one beside a heavier decision, which leaves less of each step's loss to the text."""
 QUESTIONS_WITHOUT_CONTEXT = 200
 """The number of test questions that are also asked without their context."""
 
@@ -131,16 +133,18 @@ def encode_all(rows: Dataset, tokenizer: PreTrainedTokenizerBase, encoding: Enco
 
 def encoding_config(config: Config, rows: Dataset, can_share_context: bool = True) -> EncodingConfig:
     """Return the encoding of `rows` that `config` describes, without shared contexts if the model does not support them."""
+    abstain = config.unanswerable_share > 0
     decision_weight = config.decision_weight or (HARD_DECISION_WEIGHT if len(answerable(rows)) < len(rows) else 1.0)
+    text_weight = HARD_TEXT_WEIGHT if abstain and decision_weight > 1 else TEXT_WEIGHT
     return EncodingConfig(
         order=config.prompt,
         share_context=config.share_context and can_share_context,
         max_length=config.max_length,
         prompt_weight=config.prompt_weight,
         text_share=config.text_share,
-        text_weight=config.text_weight,
+        text_weight=text_weight if config.text_weight is None else config.text_weight,
         context_free_share=config.context_free_share,
-        abstain=config.unanswerable_share > 0,
+        abstain=abstain,
         decision_weight=decision_weight,
     )
 

@@ -5,6 +5,8 @@ from training.data.selection import answerable, split_articles
 from training.data.squad import load_splits
 from training.data.unanswerable import MAX_REPEATS, make_unanswerable, mix
 
+WORDS = [f"{first}{second}" for first in "bcdfghjk" for second in "aeiou"]
+
 
 def rows(*questions: tuple[str, str, str, str | None]) -> Dataset:
     """Return rows of (title, context, question, answer)."""
@@ -23,28 +25,30 @@ def quickstart() -> Dataset:
     return answerable(load_splits("data/quickstart").train)
 
 
-def test_a_made_question_stands_beside_a_paragraph_that_lacks_its_answers(quickstart: Dataset) -> None:
+def test_a_made_question_is_changed_or_stands_beside_a_paragraph_that_lacks_its_answers(quickstart: Dataset) -> None:
     made = make_unanswerable(quickstart, 1.0)
     answers = {row["question"]: row["answers"]["text"] for row in quickstart}
     own = {row["question"]: row["context"] for row in quickstart}
     assert len(made) == len(quickstart)
     assert made.features == quickstart.features
+    moved = [row for row in made if row["question"] in own]
+    assert 0.2 * len(made) < len(moved) < 0.8 * len(made)
+    assert {row["context"] for row in made} <= set(own.values())
     for row in made:
         assert row["answers"] == {"text": [], "answer_start": []}
+    for row in moved:
         assert row["context"] != own[row["question"]]
         assert not any(answer.lower() in row["context"].lower() for answer in answers[row["question"]])
 
 
 def test_the_nearest_paragraph_of_the_same_article_is_taken() -> None:
-    article = [
-        ("Io", "Io has many volcanoes and a lava lake.", f"Who found the lava lake in year {year}?", "Galileo") for year in range(40)
-    ]
+    article = [("Io", "Io has many volcanoes and a lava lake.", f"Whose lava lake, as seen by {word}?", "Galileo") for word in WORDS]
     others = [("Io", "Galileo found the lava lake.", "Who?", "Galileo"), ("Io", "Europa is icy.", "What is icy?", "Europa")]
     far = [("Sea", f"Water is salty, {n}.", f"What is salty, {n}?", "Water") for n in range(20)]
-    made = [row for row in make_unanswerable(rows(*article, *others, *far), 1.0) if "lava lake in year" in row["question"]]
-    near = [row["context"] for row in made if "Water" not in row["context"]]
-    assert set(near) == {"Io has many volcanoes and a lava lake."}  # it lacks the answer; the paragraph that tells it does not count
-    assert len(made) * 0.5 < len(near) < len(made)
+    made = [row for row in make_unanswerable(rows(*article, *others, *far), 1.0) if "lava lake, as" in row["question"]]
+    beside = [row["context"] for row in made]
+    assert "Galileo found the lava lake." not in beside  # it is nearer, but tells the answer
+    assert len(made) * 0.5 < beside.count("Io has many volcanoes and a lava lake.") < len(made)
 
 
 def test_the_same_questions_are_made_in_any_order(quickstart: Dataset) -> None:
