@@ -20,7 +20,7 @@ REFERENCE = (
     "--base-model smollm2 --only llm --no-register --validations 0 --eval-examples 300 --no-int8-check "
     "--learning-rate 1e-4 --batch-tokens 2048 --text-share 0.1 --text-weight 0.1 --context-free-share 0.1 --unanswerable-share 0"
 )
-ABSTAINING = "--learning-rate 2e-4 --text-weight 0.5 --batch-tokens 1024 --unanswerable-share 0.33 --eval-examples 2000"
+ABSTAINING = "--learning-rate 2e-4 --text-weight 1 --batch-tokens 1024 --unanswerable-share 0.33 --eval-examples 2000"
 """The defaults, evaluated on enough questions to compare areas under the ROC curve. For data with unanswerable questions."""
 VARIANTS = {
     "reference": "",
@@ -36,7 +36,8 @@ VARIANTS = {
     "no mixture": "--text-share 0 --context-free-share 0",
     "lr 2e-4, text 0.5": "--learning-rate 2e-4 --text-weight 0.5",
     "the same, batch 1024": "--learning-rate 2e-4 --text-weight 0.5 --batch-tokens 1024",
-    **{f"decision weight {weight}": f"{ABSTAINING} --decision-weight {weight}" for weight in (1, 4, 16, 40)},
+    **{f"decision weight {weight}": f"{ABSTAINING} --decision-weight {weight}" for weight in (1, 4, 24, 100)},
+    "no changed questions": f"{ABSTAINING} --changed-share 0",
 }
 
 

@@ -18,10 +18,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from training.data.contrast import change_question, names_in
 from training.data.selection import answerable, index_contexts, is_chosen, text_hash
 
-CHANGED_SHARE = 0.7
-"""Share of the made questions that are changed, if a rule applies, and keep their paragraph. All others get another paragraph."""
 FAR_SHARE = 0.2
-"""Share of those others that get a paragraph of another article: easy ones, but a user's passage may be about anything."""
+"""Share of the questions beside another paragraph for which it is one of another article: easy ones, but a user's passage may be about
+anything."""
 MAX_NAMES = 400
 """How many of an article's names may take the place of another."""
 CANDIDATES = 20
@@ -44,8 +43,8 @@ class Mixture:
     """The questions of all other contexts."""
 
 
-def mix(rows: Dataset, share: float) -> Mixture:
-    """Add made questions to `rows` until `share` of an epoch is unanswerable.
+def mix(rows: Dataset, share: float, changed_share: float) -> Mixture:
+    """Add made questions (see `make_unanswerable`) to `rows` until `share` of an epoch is unanswerable.
 
     Unanswerable questions in `rows` count first: their contexts are repeated, up to `MAX_REPEATS` times. Then as many questions are made as
     are missing, at most one of each answerable question.
@@ -56,7 +55,7 @@ def mix(rows: Dataset, share: float) -> Mixture:
     repeats = min(MAX_REPEATS, max(1, int(share * len(rows) / unanswerable))) if unanswerable else 1
     answered = len(others) + repeats * (len(written) - unanswerable)
     missing = max(0.0, share / (1 - share) * answered - repeats * unanswerable)
-    made, made_others = _split(make_unanswerable(answerable(rows), missing / max(1, answered)), contexts)
+    made, made_others = _split(make_unanswerable(answerable(rows), missing / max(1, answered), changed_share), contexts)
     return Mixture(concatenate_datasets([written, made]), repeats, concatenate_datasets([others, made_others]))
 
 
@@ -66,25 +65,25 @@ def _split(rows: Dataset, contexts: set[str]) -> tuple[Dataset, Dataset]:
     return rows.select(np.flatnonzero(chosen)), rows.select(np.flatnonzero(~chosen))
 
 
-def make_unanswerable(rows: Dataset, share: float) -> Dataset:
+def make_unanswerable(rows: Dataset, share: float, changed_share: float) -> Dataset:
     """Return a `share` of the answerable `rows`, made unanswerable. Which questions are chosen does not depend on their order.
 
-    `CHANGED_SHARE` of the questions are changed (see `change_question`). The others get a context that lacks all of their answers: the one
-    of the same article that is nearest to the question (TF-IDF, cosine), and for `FAR_SHARE` of them any other. An article with a single
-    context, and data without the column `title`, takes the nearest of all contexts.
+    `changed_share` of these questions are changed, if a rule applies (see `change_question`), and keep their context. The others get one
+    that lacks all of their answers: the one of the same article that is nearest to the question (TF-IDF, cosine), and for `FAR_SHARE` of
+    them any other. An article with a single context, and data without the column `title`, takes the nearest of all contexts.
     """
     chosen = rows.select([i for i, question in enumerate(rows["question"]) if is_chosen(f"unanswerable {question}", share)])
     contexts, articles = list(index_contexts(rows["context"])), _articles(rows)
-    changed, kept = _change_questions(chosen, articles or {"": contexts})
+    changed, kept = _change_questions(chosen, articles or {"": contexts}, changed_share)
     return concatenate_datasets([changed, _change_contexts(kept, contexts, articles)])
 
 
-def _change_questions(rows: Dataset, articles: dict[str, list[str]]) -> tuple[Dataset, Dataset]:
-    """Split `rows` into those whose questions are changed, and those that need another context."""
+def _change_questions(rows: Dataset, articles: dict[str, list[str]], share: float) -> tuple[Dataset, Dataset]:
+    """Split `rows` into those whose questions are changed, up to `share` of them, and those that need another context."""
     names = {title: names_in("\n".join(sorted(contexts)))[:MAX_NAMES] for title, contexts in articles.items()}
     titles = rows["title"] if "title" in rows.column_names else [""] * len(rows)
     changed = [
-        change_question(question, context, names[title]) if is_chosen(f"changed {question}", CHANGED_SHARE) else None
+        change_question(question, context, names[title]) if is_chosen(f"changed {question}", share) else None
         for title, context, question in zip(titles, rows["context"], rows["question"], strict=True)
     ]
     columns = rows.to_dict() | {"question": changed}

@@ -72,7 +72,7 @@ def fine_tune(
     data = split_data(splits, tokenizer, config)
     with accelerator.main_process_first():  # the others then read the cache that the main process has written
         encoding = encoding_config(config, data.train, supports_shared_context(model))
-        sequences = encode_all(data.train, tokenizer, encoding, config.unanswerable_share)
+        sequences = encode_all(data.train, tokenizer, encoding, config)
     log = MetricsLog(work, accelerator.is_main_process)
     torch.manual_seed(config.seed + accelerator.process_index)
     if accelerator.is_main_process and not log.read("base"):  # a resumed run has measured it already
@@ -100,7 +100,7 @@ def fine_tune(
     if config.int8_check:  # preferably on questions that belong to neither the training nor the test data
         metrics |= choose_weights(directory, data.validation if len(data.validation) else data.test, config.int8_limit)
     if config.unanswerable_share and len(data.validation):
-        calibrate(directory, data.validation)
+        calibrate(directory, data.validation, config.changed_share)
     metrics |= evaluate_artifact(directory, data.test)
     log.log("test", progress.steps, **metrics)
     log.close()
@@ -126,9 +126,11 @@ def split_data(splits: Splits, tokenizer: PreTrainedTokenizerBase, config: Confi
     return Data(train, validation, test, texts)
 
 
-def encode_all(rows: Dataset, tokenizer: PreTrainedTokenizerBase, encoding: EncodingConfig, unanswerable_share: float) -> Dataset:
+def encode_all(rows: Dataset, tokenizer: PreTrainedTokenizerBase, encoding: EncodingConfig, config: Config) -> Dataset:
     """Encode the rows and, if the model learns to abstain, the unanswerable questions that `mix` adds."""
-    return encode_mixture(mix(rows, unanswerable_share), tokenizer, encoding) if encoding.abstain else encode(rows, tokenizer, encoding)
+    if not encoding.abstain:
+        return encode(rows, tokenizer, encoding)
+    return encode_mixture(mix(rows, config.unanswerable_share, config.changed_share), tokenizer, encoding)
 
 
 def encoding_config(config: Config, rows: Dataset, can_share_context: bool = True) -> EncodingConfig:
@@ -154,14 +156,14 @@ def answer_settings(config: Config) -> AnswerSettings:
     return AnswerSettings(abstains=True, no_answer_threshold=0.5) if config.unanswerable_share else ALWAYS_ANSWERS
 
 
-def calibrate(directory: Path, validation: Dataset) -> None:
+def calibrate(directory: Path, validation: Dataset, changed_share: float) -> None:
     """Choose the artifact's threshold and calibrate its scores on questions that it was not trained on.
 
-    If too few of them are unanswerable, one is made of each that is answerable.
+    If too few of them are unanswerable, one is made of each that is answerable (see `make_unanswerable`).
     """
     answered = answerable(validation)
     if len(validation) - len(answered) < MIN_FIT:
-        validation = concatenate_datasets([validation, make_unanswerable(answered, 1.0)])
+        validation = concatenate_datasets([validation, make_unanswerable(answered, 1.0, changed_share)])
     with open_artifact(directory) as llm:
         answers, matches = asyncio.run(answer_rows(llm, validation, with_context=True))
     # A question that is too long has no probabilities to calibrate.

@@ -197,7 +197,7 @@ def take_steps_in_this_process(config: Config) -> None:
     splits = load_splits(config.dataset)
     model, tokenizer = load_base(config.base_model, config.max_length, config.dropout)
     train = split_data(splits, tokenizer, config).train
-    sequences = encode_all(train, tokenizer, encoding_config(config, train), config.unanswerable_share)
+    sequences = encode_all(train, tokenizer, encoding_config(config, train), config)
     log = MetricsLog(config.output_dir / FINE_TUNING)
     tuner = FineTuner(model, sequences, config, None, build_accelerator(), log, config.output_dir / "checkpoints", lambda _: {})
     tuner.run(Interruption())
