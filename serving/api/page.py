@@ -1,5 +1,6 @@
 """The web page at `/ui`: static files that are read once, with content hashes as ETags."""
 
+import gzip
 import hashlib
 import mimetypes
 from pathlib import Path
@@ -44,20 +45,23 @@ class Page:
 
 
 class _File:
-    """One file with its headers."""
+    """One file with its headers, as it is and compressed."""
 
     def __init__(self, path: Path) -> None:
         self._content = path.read_bytes()
+        self._compressed = gzip.compress(self._content, mtime=0)
         self._media_type = "text/javascript" if path.suffix == ".js" else mimetypes.guess_type(path.name)[0] or "text/plain"
         self._headers = {
-            "etag": f'"{hashlib.sha256(self._content).hexdigest()[:16]}"',
+            "etag": f'W/"{hashlib.sha256(self._content).hexdigest()[:16]}"',  # weak: the same for both encodings
+            "vary": "accept-encoding",
             "cache-control": "no-cache",  # keep it, but ask whether it has changed
             "content-security-policy": POLICY,
         }
 
     def response(self, request: Request) -> Response:
         """Return the file, or 304 if the browser has it."""
-        known = [etag.strip().removeprefix("W/") for etag in request.headers.get("if-none-match", "").split(",")]
-        if self._headers["etag"] in known:
+        if self._headers["etag"] in (etag.strip() for etag in request.headers.get("if-none-match", "").split(",")):
             return Response(status_code=304, headers=self._headers)
-        return Response(self._content, media_type=self._media_type, headers=self._headers)
+        if "gzip" not in request.headers.get("accept-encoding", ""):
+            return Response(self._content, media_type=self._media_type, headers=self._headers)
+        return Response(self._compressed, media_type=self._media_type, headers=self._headers | {"content-encoding": "gzip"})

@@ -33,6 +33,8 @@ export function App() {
   const [sharing, setSharing] = useState(false);
   const [generation, setGeneration] = useState(0);
   const content = useRef(/** @type {Shareable} */ ({ requests: [] }));
+  /** The fields of each view, for the way back to it. */
+  const remembered = useRef(/** @type {Record<string, Record<string, string>>} */ ({}));
   const key = useKey();
   const share = useCallback((/** @type {Shareable} */ value) => (content.current = value), []);
 
@@ -43,30 +45,37 @@ export function App() {
     return () => removeEventListener("hashchange", read);
   }, []);
   useEffect(() => {
-    call("/info", null).then(setInfo, () => {});
-  }, [generation]);
-  useEffect(
-    () =>
-      onCondition((condition) => {
-        if (condition.kind !== "back") return;
-        forgetReadings(); // it may have come back with other models
+    let served = "";
+    const ask = async () => {
+      const next = /** @type {Schemas["Info"]} */ (await call("/info", null));
+      if (served && served !== tagsOf(next).join()) {
+        forgetReadings(); // the service has come back with other models
         setGeneration((n) => n + 1);
-      }),
-    [],
-  );
+      }
+      served = tagsOf(next).join();
+      setInfo(next);
+    };
+    ask().catch(() => {});
+    return onCondition((condition) => condition.kind === "back" && ask().catch(() => {}));
+  }, []);
 
   const name = /** @type {keyof typeof VIEWS} */ (address.view in VIEWS ? address.view : "surprise");
   const View = VIEWS[name].view;
   useEffect(() => {
     document.title = `${VIEWS[name].name} · Trigen`;
   }, [name]);
-  const change = (/** @type {Record<string, string>} */ fields) => {
-    const next = { view: name, fields: { ...address.fields, ...fields } };
-    delete next.fields[TAGS]; // what is seen now was made by the models that are served
-    history.replaceState(null, "", formatAddress(next));
-    setAddress(next);
-  };
-  const tags = info ? MODELS.map((model) => info.models[model].tag) : [];
+  remembered.current[name] = address.fields;
+  const change = useCallback(
+    (/** @type {Record<string, string>} */ fields) => {
+      const next = { view: name, fields: { ...remembered.current[name], ...fields } };
+      delete next.fields[TAGS]; // what is seen now is made by the models that are served
+      remembered.current[name] = next.fields;
+      history.replaceState(null, "", formatAddress(next));
+      setAddress(next);
+    },
+    [name],
+  );
+  const tags = info ? tagsOf(info) : [];
   const sharedTags = address.fields[TAGS]?.split(",") ?? tags;
   const shared = new URL(formatAddress({ view: name, fields: { ...address.fields, [TAGS]: tags.join(",") } }), location.href).href;
   const isForeign = tags.length > 0 && sharedTags.join() !== tags.join();
@@ -76,7 +85,7 @@ export function App() {
       <a class="brand" href="#surprise"><img src="ui/icon.svg" alt="" />Trigen</a>
       <nav aria-label="Views">
         ${Object.entries(VIEWS).map(
-          ([id, { name: title }]) => html`<a key=${id} href="#${id}" aria-current=${id === name ? "page" : undefined}>${title}</a>`,
+          ([id, { name: title }]) => html`<a key=${id} href=${formatAddress({ view: id, fields: remembered.current[id] ?? {} })} aria-current=${id === name ? "page" : undefined}>${title}</a>`,
         )}
       </nav>
       <div class="tools">
@@ -95,7 +104,7 @@ export function App() {
     ${isForeign
       ? html`<p class="failure foreign">This address was made with other models (${sharedTags.join(", ")}), so the figures may differ.</p>`
       : null}
-    <${View} key=${name} fields=${address.fields} change=${change} info=${info} dark=${dark} share=${share} />
+    <${View} key=${`${name} ${generation}`} fields=${address.fields} change=${change} info=${info} dark=${dark} share=${share} />
     <footer>
       <span>Everything here is computed by this service, with its public API.</span>
       <a href="docs">API reference</a>
@@ -106,6 +115,11 @@ export function App() {
       : null}
     ${key.dialog}
   </div>`;
+}
+
+/** @param {Schemas["Info"]} info */
+function tagsOf(info) {
+  return MODELS.map((model) => info.models[model].tag);
 }
 
 /** Tells why nothing happens: the service is busy, or does not answer. */

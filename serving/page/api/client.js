@@ -4,7 +4,7 @@ import { Failure, failureOf } from "./problems.js";
 
 const KEY = "trigen-key";
 const POLL_MS = 1500;
-const BUSY_RETRIES = 5;
+const RETRIES = 5;
 /** Of the address of this module, so that the page also works behind a proxy that adds a prefix. */
 const ROOT = new URL("../../", import.meta.url);
 
@@ -12,6 +12,9 @@ const ROOT = new URL("../../", import.meta.url);
 
 /** @type {Set<(condition: Condition) => void>} */
 const listeners = new Set();
+/** @type {Map<symbol, Condition>} what each request that has to wait is waiting for */
+const waiting = new Map();
+let wasDown = false;
 /** @type {(wrong: boolean) => Promise<string | null>} */
 let askForKey = async () => null;
 /** @type {Promise<string | null> | null} */
@@ -33,9 +36,24 @@ export function onKeyNeeded(ask) {
   askForKey = ask;
 }
 
+/**
+ * Tell the listeners what matters most of all that requests wait for.
+ *
+ * @param {symbol} request
+ * @param {Condition | null} condition what it waits for; null if it does not
+ */
+function tell(request, condition) {
+  if (!condition && !waiting.delete(request)) return;
+  if (condition) waiting.set(request, condition);
+  const [worst] = [...waiting.values()].sort((a, b) => rank(b) - rank(a));
+  const isDown = worst?.kind === "down";
+  for (const listener of listeners) listener(worst ?? { kind: wasDown ? "back" : "ready" });
+  wasDown = isDown;
+}
+
 /** @param {Condition} condition */
-function tell(condition) {
-  for (const listener of listeners) listener(condition);
+function rank(condition) {
+  return condition.kind === "busy" ? condition.until : Infinity;
 }
 
 /**
@@ -89,29 +107,27 @@ export async function* stream(path, body, signal) {
  * @returns {Promise<Response>} a success
  */
 async function respond(path, body, signal) {
-  for (let busy = 0; ; ) {
-    const key = sessionStorage.getItem(KEY);
-    const response = await send(path, body, key, signal);
-    if (response?.ok) {
-      tell({ kind: "ready" });
-      return response;
+  const request = Symbol(path);
+  try {
+    for (let retries = 0; ; ) {
+      const key = sessionStorage.getItem(KEY);
+      const response = await send(path, body, key, signal);
+      if (response?.ok) return response;
+      const failure = response && (await failureOf(response));
+      if (failure?.status === 401) {
+        if (!(await obtainKey(key))) throw failure;
+      } else if (failure?.retrySeconds && retries++ < RETRIES) {
+        tell(request, { kind: "busy", until: Date.now() + failure.retrySeconds * 1000 });
+        await pause(failure.retrySeconds * 1000, signal);
+      } else if (!failure || (failure.status === 503 && retries++ < RETRIES)) {
+        tell(request, { kind: "down" });
+        await untilReady(signal);
+      } else {
+        throw failure;
+      }
     }
-    if (!response) {
-      await untilReady(signal);
-      continue;
-    }
-    const failure = await failureOf(response);
-    if (failure.status === 401) {
-      if (!(await obtainKey(key))) throw failure;
-    } else if (failure.retrySeconds && busy++ < BUSY_RETRIES) {
-      tell({ kind: "busy", until: Date.now() + failure.retrySeconds * 1000 });
-      await pause(failure.retrySeconds * 1000, signal);
-    } else if (failure.status === 503 && !failure.retrySeconds) {
-      await untilReady(signal);
-    } else {
-      tell({ kind: "ready" });
-      throw failure;
-    }
+  } finally {
+    tell(request, null);
   }
 }
 
@@ -158,10 +174,8 @@ async function obtainKey(refused) {
  * @param {AbortSignal} [signal]
  */
 async function untilReady(signal) {
-  tell({ kind: "down" });
   do await pause(POLL_MS, signal);
   while (!(await send("/readyz", null, null, signal))?.ok);
-  tell({ kind: "back" });
 }
 
 /**

@@ -118,7 +118,7 @@ export function AskView({ fields, change, info, share }) {
         <div role="status">
           ${isCurrent ? html`<${Verdict} answer=${answer} marked=${marked} question=${asked.question} declines=${declines} />` : html`<p class="muted">${isBusy ? "Reading…" : "Ask a question."}</p>`}
         </div>
-        <p class="passage">${marked ? mark(context, marked) : context}</p>
+        <p class="passage" tabindex="0">${marked ? mark(context, marked) : context}</p>
         ${candidates.length > 1
           ? html`<ol class="candidates" aria-label="The best answers">
               ${candidates.map(

@@ -9,6 +9,7 @@ import { ABOUT } from "../core/models.js";
 /**
  * @typedef {object} Lane
  * @property {"waiting" | "writing" | "done" | "stopped" | "failed"} state
+ * @property {string} start the beginning
  * @property {string} text the new text
  * @property {number} started in milliseconds, as all times here
  * @property {number | null} first when the first piece came
@@ -47,9 +48,12 @@ export function raceRequest(model, { start, length, temperature, topK, topP, see
   return { path: ABOUT[model].route, body: { ...body, ...(seed === null ? {} : { seed }), ...(stop ? { stop: [stop] } : {}) } };
 }
 
-/** @returns {Lane} */
-export function newLane() {
-  return { state: "waiting", text: "", started: performance.now(), first: null, ended: null, tokens: null, finish: "", tag: "" };
+/**
+ * @param {string} start
+ * @returns {Lane}
+ */
+export function newLane(start) {
+  return { state: "waiting", start, text: "", started: performance.now(), first: null, ended: null, tokens: null, finish: "", tag: "" };
 }
 
 /**

@@ -40,7 +40,7 @@ export function RaceView({ fields, change, info, share }) {
     controller.current?.abort();
     const current = new AbortController();
     controller.current = current;
-    const started = perModel(newLane);
+    const started = perModel(() => newLane(settings.start));
     setLanes(started);
     let isDrawn = false;
     const onChange = () => {

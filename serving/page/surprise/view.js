@@ -31,7 +31,7 @@ export function SurpriseView({ fields, change, dark, share }) {
   const whole = useMemo(() => toCharacters(text.trim()), [text]);
   const struck = useMemo(() => parseRanges(fields["struck"] ?? ""), [fields["struck"]]);
   const rest = useMemo(() => withoutStruck(whole, struck), [whole, struck]);
-  const before = useReadings(whole.join(""));
+  const before = useReadings(struck.length ? whole.join("") : "");
   const after = useReadings(rest.text);
   const [hovered, setHovered] = useState(/** @type {number | null} */ (null));
   const [pinned, setPinned] = useState(/** @type {number | null} */ (null));
@@ -76,7 +76,7 @@ export function SurpriseView({ fields, change, dark, share }) {
     try {
       const body = { model, prompt, max_tokens: CONTINUATION_TOKENS, temperature: 0.8, top_p: 0.95 };
       const completion = await call("/v1/completions", body);
-      setUndo({ text: text, said: `The ${ABOUT[model].name} went on from “${visible(alternative.text)}”.` });
+      setUndo({ text, said: `The ${ABOUT[model].name} went on from “${visible(alternative.text)}”.` });
       change({ text: (prompt + completion.choices[0].text).trim(), struck: "" });
     } catch (error) {
       setFailure(error instanceof Error ? error.message : String(error));
