@@ -25,6 +25,8 @@ const VIEWS = {
 };
 /** The field of a shared address with the tags of the models that made it. */
 const TAGS = "models";
+/** Browsers allow few changes of the address a second, and a slider makes many. */
+const WRITING_MS = 150;
 
 export function App() {
   const [address, setAddress] = useState(() => parseAddress(location.hash));
@@ -35,11 +37,15 @@ export function App() {
   const content = useRef(/** @type {Shareable} */ ({ requests: [] }));
   /** The fields of each view, for the way back to it. */
   const remembered = useRef(/** @type {Record<string, Record<string, string>>} */ ({}));
+  const writing = useRef(0);
   const key = useKey();
-  const share = useCallback((/** @type {Shareable} */ value) => (content.current = value), []);
+  const share = useCallback((/** @type {Shareable} */ value) => void (content.current = value), []);
 
   useEffect(() => {
-    const read = () => setAddress(parseAddress(location.hash));
+    const read = () => {
+      clearTimeout(writing.current);
+      setAddress(parseAddress(location.hash));
+    };
     addEventListener("hashchange", read);
     onSystemTheme(() => setDark(isDark()));
     return () => removeEventListener("hashchange", read);
@@ -70,7 +76,8 @@ export function App() {
       const next = { view: name, fields: { ...remembered.current[name], ...fields } };
       delete next.fields[TAGS]; // what is seen now is made by the models that are served
       remembered.current[name] = next.fields;
-      history.replaceState(null, "", formatAddress(next));
+      clearTimeout(writing.current);
+      writing.current = setTimeout(() => history.replaceState(null, "", formatAddress(next)), WRITING_MS);
       setAddress(next);
     },
     [name],

@@ -22,7 +22,7 @@ const COMPARED = [
 /** @param {import("../types.d.ts").ViewProps} props */
 export function ModelsView({ info, share }) {
   const [created, setCreated] = useState(/** @type {Record<string, number>} */ ({}));
-  useEffect(() => share({ requests: [] }), []);
+  useEffect(() => share({ requests: [] }), [share]);
   useEffect(() => {
     const controller = new AbortController();
     call("/v1/models", null, controller.signal).then(
