@@ -155,9 +155,7 @@ class HeldServer(Server):
 
 
 @contextmanager
-def serve(
-    trained: Trained, log: Path, *, service: Sequence[str] = (), port: int | None = None, **environment: str
-) -> Iterator[Server]:
+def serve(trained: Trained, log: Path, *, service: Sequence[str] = (), port: int | None = None, **environment: str) -> Iterator[Server]:
     """Run `bentoml serve` in the project's root, on `port` or a free one; `service` and its options come after the command.
 
     Each server has a home of its own with the same models, because a server deletes the metrics of others with the same home.

@@ -84,7 +84,10 @@ export function App() {
   );
   const tags = info ? tagsOf(info) : [];
   const sharedTags = address.fields[TAGS]?.split(",") ?? tags;
-  const shared = new URL(formatAddress({ view: name, fields: { ...address.fields, [TAGS]: tags.join(",") } }), location.href).href;
+  const shared = () => {
+    const fields = { ...address.fields, ...content.current.fields, [TAGS]: tags.join(",") };
+    return new URL(formatAddress({ view: name, fields }), location.href).href;
+  };
   const isForeign = tags.length > 0 && sharedTags.join() !== tags.join();
 
   return html`<div class="frame">
@@ -118,7 +121,7 @@ export function App() {
     </footer>
     <${Notice} />
     ${sharing
-      ? html`<${ShareDialog} content=${content.current} address=${shared} hasKey=${key.isNeeded} onClose=${() => setSharing(false)} />`
+      ? html`<${ShareDialog} content=${content.current} address=${shared()} hasKey=${key.isNeeded} onClose=${() => setSharing(false)} />`
       : null}
     ${key.dialog}
   </div>`;

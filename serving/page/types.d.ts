@@ -50,6 +50,8 @@ export interface ViewProps {
 
 /** What a view has to share. */
 export interface Shareable {
+  /** The fields of the view as they are now, also those that the address leaves out. */
+  fields?: Record<string, string>;
   requests: { name: string; request: ApiRequest }[];
   /** Draws a picture card, if there is one. */
   draw?: (canvas: HTMLCanvasElement) => void;

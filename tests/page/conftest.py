@@ -67,9 +67,11 @@ def open_page(browser: Browser) -> Iterator[Open]:
     def open_at(url: str, address: str = "", **options: Any) -> tuple[Page, Seen]:
         context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
         context.set_default_timeout(1000 * HANG_SECONDS)
-        context.add_init_script("window.shifts = []; new PerformanceObserver(list => window.shifts.push(...list.getEntries()"
-                                ".filter(entry => !entry.hadRecentInput).map(entry => entry.value)))"
-                                ".observe({type: 'layout-shift', buffered: true});")
+        context.add_init_script(
+            "window.shifts = []; new PerformanceObserver(list => window.shifts.push(...list.getEntries()"
+            ".filter(entry => !entry.hadRecentInput).map(entry => entry.value)))"
+            ".observe({type: 'layout-shift', buffered: true});"
+        )
         page, seen = context.new_page(), Seen()
         page.on("request", seen.request)
         page.on("console", seen.message)

@@ -95,7 +95,7 @@ def test_striking_a_word_out_changes_only_the_next_word_for_the_bigram(server: S
     assert "".join(page.locator(".surprise-row.bigram .token").all_text_contents()) == rest
     changed = page.locator(".surprise-row.bigram .token.more, .surprise-row.bigram .token.less")
     assert [int(place) for place in changed.evaluate_all("tokens => tokens.map(token => token.dataset.place)")] in ([], [rest.index(" by")])
-    expect(page.locator(".surprise-row.llm .change")).to_contain_text("later words")
+    expect(page.locator(".surprise-row.llm .change")).to_contain_text("after it changed")
     expect(page).to_have_url(re.compile(r"[?&]struck=\d+-\d+"))
     page.get_by_role("button", name="Put “kept” back").click()
     expect(page.locator(".surprise-row.bigram .strip")).to_have_text(TEXT)

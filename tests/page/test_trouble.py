@@ -28,7 +28,13 @@ def test_the_page_asks_for_the_key(strict: HeldServer, open_page: Open) -> None:
 
 def test_a_busy_service_is_asked_again_when_it_says(server: Server, open_page: Open) -> None:
     page, _ = open_page(server.url, "models")
-    answer_once(page, "/v1/completions", 429, headers={"retry-after": "2"}, body=json.dumps({"error": {"message": "busy", "code": "too_many_requests"}}))
+    answer_once(
+        page,
+        "/v1/completions",
+        429,
+        headers={"retry-after": "2"},
+        body=json.dumps({"error": {"message": "busy", "code": "too_many_requests"}}),
+    )
     page.get_by_role("link", name="Surprise").click()
     expect(page.get_by_text("The models are busy. Trying again in")).to_be_visible()
     wait_for_readings(page)

@@ -18,7 +18,7 @@ export function Selective({ points, questions }) {
   return html`<section class="card selective llm" aria-labelledby="selective-title">
     <h2 id="selective-title">What if it spoke only when it is sure?</h2>
     <div class="slider">
-      <label for="coverage">Keep only the surest <output class="number">${Math.round(chosen.coverage)} %</output> of its responses</label>
+      <label for="coverage">Keep only the surest of its responses <output class="number">${Math.round(chosen.coverage)} %</output></label>
       <input
         id="coverage"
         type="range"

@@ -27,8 +27,8 @@ function askRequest(question, context) {
 export function AskView({ fields, change, info, share }) {
   const context = fields["context"] ?? FIRST.context;
   const question = fields["question"] ?? FIRST.questions[0] ?? "";
-  const squad2 = info?.models.llm.metrics?.["squad2"];
-  const own = typeof squad2?.threshold === "number" ? squad2.threshold : 0.5;
+  const squad2 = /** @type {Record<string, any> | undefined} */ (info?.models.llm.metrics?.["squad2"]);
+  const own = typeof squad2?.["threshold"] === "number" ? squad2["threshold"] : 0.5;
   const threshold = numberField(fields["threshold"], own);
   const [answer, setAnswer] = useState(/** @type {Schemas["AnswerResponse"] | null} */ (null));
   const [asked, setAsked] = useState({ question: "", context: "" });
@@ -37,7 +37,7 @@ export function AskView({ fields, change, info, share }) {
   const [shown, setShown] = useState(0);
 
   useEffect(() => {
-    share({ requests: [{ name: "LLM", request: { ...askRequest(question, context), body: { question, context, answers: BEST, no_answer_threshold: threshold } } }] });
+    share({ fields: { context, question, threshold: `${threshold}` }, requests: [{ name: "LLM", request: { ...askRequest(question, context), body: { question, context, answers: BEST, no_answer_threshold: threshold } } }] });
   }, [question, context, threshold]);
 
   const ask = async (/** @type {string} */ toAsk = question, /** @type {string} */ passage = context) => {
@@ -142,7 +142,7 @@ export function AskView({ fields, change, info, share }) {
           : null}
       </section>
     </div>
-    ${squad2?.selective ? html`<${Selective} points=${squad2.selective} questions=${squad2.questions} />` : null}
+    ${squad2?.["selective"] ? html`<${Selective} points=${squad2["selective"]} questions=${squad2["questions"]} />` : null}
   </main>`;
 }
 

@@ -31,8 +31,8 @@ export function Chart({ lines, x, y, label, xName, format, cursor = null }) {
         ${lines.map((line) => html`<path key=${line.name} class=${line.style} d=${path(line)} vector-effect="non-scaling-stroke" />`)}
         ${cursor === null ? null : html`<line x1=${left(cursor)} x2=${left(cursor)} y1="0" y2="100" vector-effect="non-scaling-stroke" />`}
       </svg>
-      <span class="tick top">${format(y[1])}</span>
-      <span class="tick bottom">${format(y[0])}</span>
+      <span class="tick high">${format(y[1])}</span>
+      <span class="tick low">${format(y[0])}</span>
     </div>
     <div class="line-names" aria-hidden="true">
       ${ends.map(({ line, at }) => html`<span key=${line.name} class=${line.style} style=${{ top: `${at}%` }}>${line.name}</span>`)}

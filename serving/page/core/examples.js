@@ -5,27 +5,27 @@ export const EXAMPLES = [
   {
     name: "A giraffe",
     text: "She poured some milk into her coffee, took a spoon out of the drawer and stirred it with a giraffe.",
-    look: "The last word surprises all three, but only a model that understands the sentence is surprised by nothing else.",
+    look: "The giraffe astonishes the LLM. The two small models have read so little that the coffee surprises them more.",
   },
   {
     name: "A name comes back",
     text: "In the spring Ottilie Varga opened a small bakery by the harbour. Every morning before dawn Ottilie Varga lit the oven.",
-    look: "The second time, the LLM knows the name. Strike out its first mention and watch the second one darken. The bigram never knew.",
+    look: "The second time, the LLM has learned the name from the text itself. Strike out its first mention and watch. The other two never learn it.",
   },
   {
     name: "A word decides far away",
     text: "The keys that the old man had hidden behind the clock in the kitchen were rusty.",
-    look: "“Were” fits “keys”, twelve words back. Strike out “keys”: only a model that still remembers them minds.",
+    look: "“Were” belongs to “keys”, twelve words before it. Strike out “keys”: only a model that still remembers them minds.",
   },
   {
     name: "Word salad",
     text: "The coast Pacific of along the ran railway first the. The first railway ran along the coast of the Pacific.",
-    look: "The same words twice, first shuffled. A bigram sees pairs, so order costs it least; the LLM is shocked, and then at ease.",
+    look: "The same words twice, first shuffled. The LLM is lost, and then at ease. The small models hardly see a difference.",
   },
   {
     name: "Facts",
     text: "Water boils at a hundred degrees. The capital of France is Paris, and the capital of Japan is Tokyo.",
-    look: "Facts that millions of texts repeat: the LLM knows them from its pretraining, the two small models have never read them.",
+    look: "After “the capital of Japan is”, the LLM expects Tokyo. The two small models have never read that name.",
   },
 ];
 

@@ -5,11 +5,11 @@
 /** @type {ModelName[]} */
 export const MODELS = ["bigram", "rnn", "llm"];
 
-/** @type {Record<ModelName, {name: string, era: string, sees: string, route: string, unit: string}>} */
+/** @type {Record<ModelName, {name: string, said: string, era: string, sees: string, route: string, unit: string}>} */
 export const ABOUT = {
-  bigram: { name: "Bigram", era: "1948", sees: "remembers one word", route: "/generate_text", unit: "words" },
-  rnn: { name: "LSTM", era: "1997", sees: "carries a memory along", route: "/generate_with_rnn", unit: "words" },
-  llm: { name: "LLM", era: "today", sees: "reads everything so far", route: "/generate_with_llm", unit: "tokens" },
+  bigram: { name: "Bigram", said: "bigram", era: "1948", sees: "remembers one word", route: "/generate_text", unit: "words" },
+  rnn: { name: "LSTM", said: "LSTM", era: "1997", sees: "carries a memory along", route: "/generate_with_rnn", unit: "words" },
+  llm: { name: "LLM", said: "LLM", era: "today", sees: "reads everything so far", route: "/generate_with_llm", unit: "tokens" },
 };
 
 /**

@@ -44,7 +44,7 @@ export function percent(probability) {
   if (probability >= 0.995) return "100 %";
   if (probability >= 0.1) return `${Math.round(probability * 100)} %`;
   if (probability >= 0.001) return `${(probability * 100).toFixed(1)} %`;
-  return "< 0.1 %";
+  return probability > 0 ? "< 0.1 %" : "0 %";
 }
 
 /**

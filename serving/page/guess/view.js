@@ -24,7 +24,7 @@ export function GuessView({ fields, change, share }) {
   const field = useRef(/** @type {HTMLInputElement | null} */ (null));
   useEffect(() => setRounds([]), [text]);
   useEffect(() => {
-    share({ requests: MODELS.map((model) => ({ name: ABOUT[model].name, request: scoringRequest(model, text) })) });
+    share({ fields: { text: `${number}` }, requests: MODELS.map((model) => ({ name: ABOUT[model].name, request: scoringRequest(model, text) })) });
   }, [text]);
 
   const { bigram, rnn, llm } = readings;
@@ -95,7 +95,7 @@ function Reveal({ round }) {
   const said = round.guess ? `You said “${round.guess}”. ` : "";
   return html`<p class="reveal">
     ${said}It was <b>${visible(round.word.text)}</b>: <span class="number">${round.yours.toFixed(1)} bits</span> for you. Before they saw it,
-    ${" "}${MODELS.map((model, i) => html`<span key=${model}>the ${ABOUT[model].name} expected “${visible(round.expected[model])}”${i < 2 ? ", " : "."}</span>`)}
+    ${" "}${MODELS.map((model, i) => html`<span key=${model}>the ${ABOUT[model].said} expected “${visible(round.expected[model])}”${i < 2 ? ", " : "."}</span>`)}
   </p>`;
 }
 
@@ -126,7 +126,7 @@ function Board({ rounds }) {
 function Result({ rounds, onAgain }) {
   const order = ranking(totals(rounds));
   const place = order.indexOf("you");
-  const beaten = order.slice(place + 1).map((player) => (player === "you" ? "" : `the ${ABOUT[player].name}`));
+  const beaten = order.slice(place + 1).map((player) => (player === "you" ? "" : `the ${ABOUT[player].said}`));
   const said = place === 0 ? "You beat all three models." : beaten.length ? `You beat ${beaten.join(" and ")}.` : "All three models beat you.";
   return html`<div class="stack-form"><p class="verdict">${said}</p><div><button type="button" class="primary" onClick=${onAgain}>Another text</button></div></div>`;
 }

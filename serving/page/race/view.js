@@ -28,18 +28,26 @@ export function RaceView({ fields, change, info, share }) {
   };
   const [lanes, setLanes] = useState(/** @type {Lanes | null} */ (null));
   const [, redraw] = useState(0);
+  const [drawn, setDrawn] = useState(/** @type {number | null} */ (null));
   const controller = useRef(/** @type {AbortController | null} */ (null));
   const first = useFirstWords(settings.start);
   const isRunning = lanes !== null && MODELS.some((model) => lanes[model].ended === null);
   useEffect(() => () => controller.current?.abort(), []);
   useEffect(() => {
-    share({ requests: MODELS.map((model) => ({ name: ABOUT[model].name, request: raceRequest(model, settings) })) });
-  }, [JSON.stringify(settings)]);
+    const seen = { ...settings, seed: settings.seed ?? drawn };
+    const { start, length, temperature, topK, topP, seed, stop } = seen;
+    share({
+      fields: { start, length: `${length}`, temperature: `${temperature}`, top_k: `${topK}`, top_p: `${topP}`, seed: `${seed ?? ""}`, stop },
+      requests: MODELS.map((model) => ({ name: ABOUT[model].name, request: raceRequest(model, seen) })),
+    });
+  }, [JSON.stringify(settings), drawn]);
 
   const run = () => {
     controller.current?.abort();
     const current = new AbortController();
     controller.current = current;
+    const seed = settings.seed ?? Math.floor(Math.random() * 2 ** 32); // known, so that this very race can be shared
+    setDrawn(seed);
     const started = perModel(() => newLane(settings.start));
     setLanes(started);
     let isDrawn = false;
@@ -48,7 +56,7 @@ export function RaceView({ fields, change, info, share }) {
       isDrawn = true;
       requestAnimationFrame(() => ((isDrawn = false), redraw((n) => n + 1))); // pieces may come faster than pictures
     };
-    for (const model of MODELS) runLane(model, settings, started[model], current.signal, onChange);
+    for (const model of MODELS) runLane(model, { ...settings, seed }, started[model], current.signal, onChange);
   };
   const [shortest, longest] = info?.limits.length ?? [1, 512];
 
@@ -93,7 +101,7 @@ export function RaceView({ fields, change, info, share }) {
           says="words or tokens at most" />
         <div>
           <label for="seed">Seed</label>
-          <input id="seed" type="number" min="0" max="4294967295" step="1" placeholder="random" value=${fields["seed"] ?? ""}
+          <input id="seed" type="number" min="0" max="4294967295" step="1" placeholder=${drawn === null ? "random" : `random: ${drawn}`} value=${fields["seed"] ?? ""}
             onInput=${(/** @type {InputEvent} */ event) => change({ seed: valueOf(event) })} />
         </div>
         <div>

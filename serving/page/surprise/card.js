@@ -59,7 +59,7 @@ function drawStrip(context, model, reading, from, dark, top) {
   let x = MARGIN;
   let y = top;
   for (const piece of reading.pieces) {
-    const text = piece.text.replace(/\s/g, " ");
+    let text = piece.text.replace(/\s/g, " ");
     let width = context.measureText(text).width;
     if (x + width > right) {
       if (y + 2 * line > top + 100) {
@@ -68,6 +68,8 @@ function drawStrip(context, model, reading, from, dark, top) {
       }
       x = MARGIN;
       y += line;
+      text = text.trimStart();
+      width = context.measureText(text).width;
     }
     width = Math.min(width, right - x);
     const isCharged = piece.start >= from;

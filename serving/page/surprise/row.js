@@ -70,7 +70,7 @@ export function Row({ model, characters, reading, failure, from, average, change
     >
       ${reading ? pieces.map((piece, i) => token(piece, i)) : characters.join("")}
     </div>
-    ${changes ? html`<p class="hint change">${summary(pieces, changes)}</p>` : null}
+    ${changes ? html`<p class="hint change">${summary(pieces, changes, ABOUT[model].unit)}</p>` : null}
   </section>`;
 
   /**
@@ -103,15 +103,16 @@ export function Row({ model, characters, reading, failure, from, average, change
 /**
  * @param {Piece[]} pieces
  * @param {(number | null)[]} changes
+ * @param {string} unit what the pieces are
  */
-function summary(pieces, changes) {
+function summary(pieces, changes, unit) {
   const later = changes.filter((change) => change !== null);
   const changed = later.filter((change) => Math.abs(change) > CHANGED_BITS);
   const sum = later.reduce((total, change) => total + change, 0);
-  if (!later.length) return "No word comes after the one that you struck out.";
-  if (!changed.length) return `None of the ${later.length} later words changed: this model had forgotten the word.`;
+  if (!later.length) return "Nothing comes after what you struck out.";
+  if (!changed.length) return `None of the ${later.length} ${unit} after it changed by half a bit: this model had forgotten it.`;
   const far = changes.findLastIndex((change) => Math.abs(change ?? 0) > CHANGED_BITS);
   const word = visible(pieces[far]?.text ?? "");
   const direction = sum > 0 ? `${sum.toFixed(1)} bits more` : `${(-sum).toFixed(1)} bits fewer`;
-  return `${changed.length} of ${later.length} later words changed, ${direction} in all; the last one is “${word}”.`;
+  return `${changed.length} of the ${later.length} ${unit} after it changed by half a bit or more, the last one “${word}”: ${direction} in all.`;
 }

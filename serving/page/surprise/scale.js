@@ -11,7 +11,7 @@ export const PALETTE = {
 };
 
 /** Bits per character at which a colour is full. */
-export const FULL_BITS = 5;
+export const FULL_BITS = 4;
 
 /**
  * @param {ModelName} model
@@ -21,7 +21,7 @@ export const FULL_BITS = 5;
  */
 export function surpriseColor(model, bits, dark) {
   const { paper, accents } = PALETTE[dark ? "dark" : "light"];
-  const share = Math.min(Math.max(bits, 0) / FULL_BITS, 1) ** 0.7;
+  const share = Math.min(Math.max(bits, 0) / FULL_BITS, 1) ** 0.9;
   const from = toOklab(linear(paper));
   const to = toOklab(linear(accents[model]));
   const rgb = fromOklab(mix(from, to, share));

@@ -5,8 +5,8 @@ import { bitsBetween } from "./scoring.js";
 /** @typedef {import("../types.d.ts").Reading} Reading */
 /** @typedef {[start: number, end: number]} Range */
 
-/** A change of fewer bits is rounding. */
-export const CHANGED_BITS = 0.1;
+/** A smaller change is not marked. */
+export const CHANGED_BITS = 0.5;
 
 /**
  * @param {string[]} characters

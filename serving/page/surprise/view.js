@@ -53,10 +53,11 @@ export function SurpriseView({ fields, change, dark, share }) {
 
   useEffect(() => {
     share({
+      fields: { text },
       requests: MODELS.map((model) => ({ name: ABOUT[model].name, request: scoringRequest(model, rest.text) })),
       ...(isComplete ? { draw: (canvas) => drawCard(canvas, perModel((model) => /** @type {Reading} */ (readings[model])), perModel((model) => averages[model] ?? NaN), from, dark) } : {}),
     });
-  }, [rest.text, isComplete, dark]);
+  }, [text, rest.text, isComplete, dark]);
 
   /** @param {number} at a place in the text that is shown */
   const strike = (at) => {
@@ -183,7 +184,7 @@ function Composer({ text, onText }) {
 
 /** @param {{dark: boolean}} props */
 function Legend({ dark }) {
-  const steps = [0, 0.3, 0.8, 1.5, 2.5, 3.7, 5];
+  const steps = [0, 0.5, 1, 1.7, 2.4, 3.2, 4];
   return html`<p class="legend">
     <span>expected</span>
     ${MODELS.map(

@@ -50,7 +50,17 @@ PAGE = {"/": 307, "/ui": 200, "/ui/main.js": 200}
 
 def test_every_route_but_the_probes_and_the_page_needs_the_key(strict: HeldServer, tmp_path: Path) -> None:
     table = route_table(tmp_path)
-    assert {path for _, path in table} >= {"/", "/docs", "/docs.json", "/schema.json", "/metrics", "/info", "/livez", "/v1/completions", "/ui/main.js"}
+    assert {path for _, path in table} >= {
+        "/",
+        "/docs",
+        "/docs.json",
+        "/schema.json",
+        "/metrics",
+        "/info",
+        "/livez",
+        "/v1/completions",
+        "/ui/main.js",
+    }
     for method, path in table:
         without, wrong = (
             httpx.request(method, f"{strict.url}{path}", headers=headers, timeout=HANG_SECONDS)
