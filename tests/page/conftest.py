@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Route, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from tests.conftest import HANG_SECONDS
 
@@ -34,6 +34,7 @@ class Seen:
 
     hosts: set[str] = field(default_factory=set)
     paths: list[str] = field(default_factory=list)
+    finished: list[Request] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
 
     def request(self, request: Request) -> None:
@@ -52,6 +53,7 @@ class Seen:
         return [text for text in self.complaints if FAILED_RESOURCE not in text]
 
 
+expect.set_options(timeout=1000 * HANG_SECONDS)
 Open = Callable[..., tuple[Page, Seen]]
 
 
@@ -74,6 +76,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
         )
         page, seen = context.new_page(), Seen()
         page.on("request", seen.request)
+        page.on("requestfinished", lambda request: seen.finished.append(request))
         page.on("console", seen.message)
         page.on("pageerror", lambda error: seen.complaints.append(str(error)))
         page.goto(f"{url}/ui#{address}")
@@ -92,8 +95,4 @@ def open_page(browser: Browser) -> Iterator[Open]:
 def answer_once(page: Page, path: str, status: int, **response: Any) -> None:
     """Let the next request of `path` fail with `status`, as the service does when something is wrong; later ones reach the service."""
 
-    def handle(route: Route) -> None:
-        page.unroute(f"**{path}", handle)
-        route.fulfill(status=status, content_type="application/json", **response)
-
-    page.route(f"**{path}", handle)
+    page.route(f"**{path}", lambda route: route.fulfill(status=status, content_type="application/json", **response), times=1)

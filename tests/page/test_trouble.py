@@ -15,10 +15,10 @@ from tests.page.test_surprise import wait_for_readings
 def test_the_page_asks_for_the_key(strict: HeldServer, open_page: Open) -> None:
     page, _ = open_page(strict.url)
     dialog = page.get_by_role("dialog")
-    page.get_by_label("Key").fill("wrong")
+    page.get_by_role("textbox", name="Key").fill("wrong")
     page.get_by_role("button", name="Use this key").click()
     expect(dialog).to_contain_text("did not accept this key")
-    page.get_by_label("Key").fill(KEY)
+    page.get_by_role("textbox", name="Key").fill(KEY)
     page.get_by_role("button", name="Use this key").click()
     expect(dialog).to_have_count(0)
     wait_for_readings(page)

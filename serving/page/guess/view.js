@@ -53,7 +53,7 @@ export function GuessView({ fields, change, share }) {
         <p class="riddle">
           ${characters.slice(0, words[0]?.start ?? 0).join("")}${rounds.map(
             (round) => html`<span key=${round.word.start} class=${round.isRight ? "right" : "wrong"}>${characters.slice(round.word.start, nextStart(round.word.start)).join("")}</span>`,
-          )}${word ? html`<span class="blank" aria-label="the next word"></span>` : html`<span class="muted">${characters.slice(shownTo).join("")}</span>`}
+          )}${word ? html`<span class="blank"><span class="hidden-text">, and the next word is?</span></span>` : html`<span class="muted">${characters.slice(shownTo).join("")}</span>`}
         </p>
         ${word
           ? html`<form
