@@ -177,7 +177,7 @@ def serve_held(trained: Trained, directory: Path, *options: str, **environment: 
     gate, events = directory / "gate", directory / "events"
     files = {"TRIGEN_TEST_GATE": str(gate), "TRIGEN_TEST_EVENTS": str(events)}
     service = ["tests.serving.held_service:Trigen", *options]
-    with serve(trained, directory / "log", service=service, **files, **environment) as running:
+    with serve(trained, directory / "log", service=service, port=None, **files, **environment) as running:
         yield HeldServer(running.url, running.log, running.pid, gate, events)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import FloatRect, Page, expect
 
 from benchmarks.serving.process import served
 from tests.client import MODELS
@@ -20,6 +20,8 @@ pytestmark = pytest.mark.slow
 
 PICTURES = PROJECT / "docs/page"
 WIDTHS = {1280: 900, 390: 844}
+MAX_HEIGHT = 1600
+"""Of a picture: the views are longer on a phone."""
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +37,17 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def show(page: Page, view: str) -> None:
     """Bring a view into the state that its picture shows."""
     if view == "surprise" and (page.viewport_size or {"width": 0})["width"] > 1000:
-        page.locator(".surprise-row.llm .token").nth(-3).hover()
+        page.locator(".surprise-row.llm .token").nth(-2).hover()
     elif view == "race":
         page.get_by_role("button", name="Race").click()
         for model in MODELS:
             expect(page.locator(f".lane.{model}")).to_have_attribute("data-state", "done")
     elif view == "guess":
-        for guess, sureness in (("station", "80"), ("was", "40"), ("stopped", "60")):
+        for guess, sureness in (("the", "60"), ("hall", "20"), ("had", "40")):
             page.locator("#sureness").fill(sureness)
-            page.locator("#guess").fill(guess)
-            page.locator("#guess").press("Enter")
-        page.locator("#guess").blur()
+            page.locator("#your-guess").fill(guess)
+            page.locator("#your-guess").press("Enter")
+        page.locator("#your-guess").blur()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -57,7 +59,9 @@ def test_take_a_picture_of_each_view(site: str, open_page: Open, view: str, widt
     wait_for_view(page, view)
     show(page, view)
     PICTURES.mkdir(exist_ok=True)
-    page.screenshot(path=PICTURES / f"{view}-{width}-{scheme}.png", full_page=width == 1280)
+    height = min(page.evaluate("document.documentElement.scrollHeight"), MAX_HEIGHT)
+    clip: FloatRect = {"x": 0, "y": 0, "width": width, "height": height}
+    page.screenshot(path=PICTURES / f"{view}-{width}-{scheme}.png", full_page=True, clip=clip)
 
 
 def test_the_llm_is_surprised_least(site: str, open_page: Open) -> None:

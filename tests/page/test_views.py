@@ -84,7 +84,7 @@ def test_the_answer_is_marked_where_the_service_says(server: Server, open_page: 
 
 def test_a_guess_costs_what_the_rules_say(server: Server, open_page: Open) -> None:
     page, _ = open_page(server.url, "guess")
-    guess = page.locator("#guess")
+    guess = page.locator("#your-guess")
     page.locator("#sureness").fill("90")
     guess.fill("The")
     expect(page.get_by_role("button", name="Guess", exact=True)).to_be_enabled()

@@ -20,7 +20,7 @@ export const EXAMPLES = [
   {
     name: "Word salad",
     text: "The coast Pacific of along the ran railway first the. The first railway ran along the coast of the Pacific.",
-    look: "The same words twice, first shuffled. The LLM is lost, and then at ease. The small models hardly see a difference.",
+    look: "The same words twice, first shuffled. The LLM is lost, and then at ease. For the small models, order matters less.",
   },
   {
     name: "Facts",

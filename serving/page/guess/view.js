@@ -63,8 +63,8 @@ export function GuessView({ fields, change, share }) {
               }}
             >
               <div>
-                <label for="guess">Your guess for word ${rounds.length + 1} of ${words.length}</label>
-                <input id="guess" type="text" ref=${field} autocomplete="off" autocapitalize="off" spellcheck=${false} value=${guess}
+                <label for="your-guess">Your guess for word ${rounds.length + 1} of ${words.length}</label>
+                <input id="your-guess" type="text" ref=${field} autocomplete="off" autocapitalize="off" spellcheck=${false} value=${guess}
                   onInput=${(/** @type {InputEvent} */ event) => setGuess(valueOf(event))} />
               </div>
               <div class="slider">

@@ -30,14 +30,15 @@ export function Inspector({ readings, place, pinned, from, onContinue, onStrike,
   return html`<aside class="inspector card ${pinned ? "pinned" : ""}" aria-label="What the models expected">
     <div class="dialog-head">
       <h2>What did they expect?</h2>
-      ${pinned ? html`<button type="button" class="quiet" onClick=${onClose} aria-label="Close">✕</button>` : null}
+      ${pinned
+        ? html`<span class="row-of-controls nowrap">
+            <button type="button" class="small" onClick=${() => onStrike(place)} aria-label="Strike this word out">Strike out</button>
+            <button type="button" class="quiet" onClick=${onClose} aria-label="Close">✕</button>
+          </span>`
+        : null}
     </div>
     ${MODELS.map((model) => html`<${Expectation} key=${model} ...${{ model, reading: readings[model], place, from, onContinue, pinned }} />`)}
-    <div class="inspector-foot">
-      ${pinned
-        ? html`<button type="button" onClick=${() => onStrike(place)}>Strike this word out</button>`
-        : html`<p class="hint">Click the word to keep this open.</p>`}
-    </div>
+    <p class="hint">${pinned ? "Click another word to let the model go on with it." : "Click the word to keep this open."}</p>
   </aside>`;
 }
 
