@@ -155,7 +155,7 @@ class HeldServer(Server):
 
 
 @contextmanager
-def serve(trained: Trained, log: Path, *, service: Sequence[str] = (), port: int | None = None, **environment: str) -> Iterator[Server]:
+def serve(trained: Trained, log: Path, port: int | None = None, /, *, service: Sequence[str] = (), **environment: str) -> Iterator[Server]:
     """Run `bentoml serve` in the project's root, on `port` or a free one; `service` and its options come after the command.
 
     Each server has a home of its own with the same models, because a server deletes the metrics of others with the same home.
@@ -177,7 +177,7 @@ def serve_held(trained: Trained, directory: Path, *options: str, **environment: 
     gate, events = directory / "gate", directory / "events"
     files = {"TRIGEN_TEST_GATE": str(gate), "TRIGEN_TEST_EVENTS": str(events)}
     service = ["tests.serving.held_service:Trigen", *options]
-    with serve(trained, directory / "log", service=service, port=None, **files, **environment) as running:
+    with serve(trained, directory / "log", service=service, **files, **environment) as running:
         yield HeldServer(running.url, running.log, running.pid, gate, events)
 
 

@@ -58,12 +58,12 @@ def test_a_stream_that_is_cut_off_says_so(server: Server, open_page: Open) -> No
 
 def test_the_page_recovers_when_the_service_restarts(trained: Trained, tmp_path: Path, open_page: Open) -> None:
     port = free_port()
-    with serve(trained, tmp_path / "first", port=port) as first:
+    with serve(trained, tmp_path / "first", port) as first:
         page, _ = open_page(first.url)
         wait_for_readings(page)
     page.locator("textarea").fill("A ship at sea")
     expect(page.get_by_text("The service does not answer")).to_be_visible()
-    with serve(trained, tmp_path / "second", port=port):
+    with serve(trained, tmp_path / "second", port):
         wait_for_readings(page)
         expect(page.locator(".surprise-row.llm .strip")).to_have_text("A ship at sea")
         expect(page.get_by_text("The service does not answer")).to_have_count(0)
