@@ -53,7 +53,7 @@ test-faults: $(INSTALLED_DEV) ## inject faults into the running service, five mi
 	$(BIN)/python -m tests.faults.table
 
 screenshots: $(INSTALLED_DEV) ## take the pictures in docs/page.md anew, with the newest models in the store; needs Chromium
-	$(BIN)/pytest -q -m slow tests/page/test_screenshots.py
+	PICTURES=docs/page $(BIN)/pytest -q -m slow tests/page/test_screenshots.py
 
 bench-train: $(INSTALLED_BENCH) ## compare the fine-tuning with TRL and a plain loop, 10 minutes; BENCH="…" adds flags
 	$(BIN)/python -m benchmarks.train $(BENCH)

@@ -18,7 +18,6 @@ from tests.page.test_surprise import wait_for_readings
 
 pytestmark = pytest.mark.slow
 
-PICTURES = PROJECT / "docs/page"
 WIDTHS = {1280: 900, 390: 844}
 MAX_HEIGHT = 1600
 """Of a picture: the views are longer on a phone."""
@@ -53,15 +52,16 @@ def show(page: Page, view: str) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("view", VIEWS)
-def test_take_a_picture_of_each_view(site: str, open_page: Open, view: str, width: int, scheme: str) -> None:
+def test_take_a_picture_of_each_view(site: str, open_page: Open, tmp_path: Path, view: str, width: int, scheme: str) -> None:
     address = "race?seed=5&length=60" if view == "race" else view
     page, _ = open_page(site, address, viewport={"width": width, "height": WIDTHS[width]}, color_scheme=scheme, reduced_motion="reduce")
     wait_for_view(page, view)
     show(page, view)
-    PICTURES.mkdir(exist_ok=True)
+    directory = Path(os.environ.get("PICTURES", tmp_path))
+    directory.mkdir(exist_ok=True)
     height = min(page.evaluate("document.documentElement.scrollHeight"), MAX_HEIGHT)
     clip: FloatRect = {"x": 0, "y": 0, "width": width, "height": height}
-    page.screenshot(path=PICTURES / f"{view}-{width}-{scheme}.png", full_page=True, clip=clip)
+    page.screenshot(path=directory / f"{view}-{width}-{scheme}.png", full_page=True, clip=clip)
 
 
 def test_the_llm_is_surprised_least(site: str, open_page: Open) -> None:

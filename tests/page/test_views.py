@@ -50,6 +50,20 @@ def test_a_race_ends_with_its_figures_and_the_seed_repeats_it(server: Server, op
     assert generated == f"The light{texts[0][0]}"
 
 
+def test_a_race_without_a_seed_can_be_shared_and_run_again(server: Server, open_page: Open) -> None:
+    page, _ = open_page(server.url, "race?length=8")
+    page.get_by_role("button", name="Race").click()
+    for model in MODELS:
+        expect(page.locator(f".lane.{model}")).to_have_attribute("data-state", "done")
+    page.get_by_role("button", name="Share").click()
+    address = page.locator("#share-link").input_value()
+    other, _ = open_page(server.url, address.partition("#")[2])
+    other.get_by_role("button", name="Race").click()
+    for model in MODELS:
+        expect(other.locator(f".lane.{model}")).to_have_attribute("data-state", "done")
+        assert other.locator(f".lane.{model} .new").text_content() == page.locator(f".lane.{model} .new").text_content()
+
+
 def test_the_sliders_reshape_the_first_word_without_a_request(server: Server, open_page: Open) -> None:
     page, seen = open_page(server.url, f"race?start={quote('The light')}&temperature=1&top_p=1")
     numbers = page.locator(".lane.bigram .bars .number")

@@ -27,7 +27,7 @@ export function Inspector({ readings, place, pinned, from, onContinue, onStrike,
       <p class="muted">Point at a word. Click it to keep it here: then you can strike it out, or let a model go on with another word.</p>
     </aside>`;
   }
-  return html`<aside class="inspector card ${pinned ? "pinned" : ""}" aria-label="What the models expected">
+  return html`<aside class="inspector card ${pinned ? "pinned" : ""}" aria-label="What the models expected" aria-live=${pinned ? "polite" : "off"}>
     <div class="dialog-head">
       <h2>What did they expect?</h2>
       ${pinned

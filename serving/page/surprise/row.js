@@ -9,6 +9,9 @@ import { CHANGED_BITS } from "./striking.js";
 /** @typedef {import("../types.d.ts").Piece} Piece */
 /** @typedef {import("../types.d.ts").Reading} Reading */
 
+/** A text of more characters is set smaller. */
+const LONG = 280;
+
 /**
  * @param {object} props
  * @param {import("../types.d.ts").ModelName} props.model
@@ -53,7 +56,7 @@ export function Row({ model, characters, reading, failure, from, average, change
     </header>
     ${failure ? html`<p class="failure" role="alert">${failure.message}</p>` : null}
     <div
-      class="strip ${reading ? "" : "unread"}"
+      class="strip ${reading ? "" : "unread"} ${characters.length > LONG ? "long" : ""}"
       role=${reading ? "listbox" : undefined}
       tabindex=${reading ? 0 : undefined}
       aria-label=${reading ? `The text as the ${ABOUT[model].name} read it. Arrow keys move, Delete strikes a word out.` : undefined}
