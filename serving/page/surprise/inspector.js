@@ -32,7 +32,7 @@ export function Inspector({ readings, place, pinned, from, onContinue, onStrike,
       <h2>What did they expect?</h2>
       ${pinned
         ? html`<span class="row-of-controls nowrap">
-            <button type="button" class="small" onClick=${() => onStrike(place)} aria-label="Strike this word out">Strike out</button>
+            <button type="button" class="small" onClick=${() => onStrike(place)}>Strike out</button>
             <button type="button" class="quiet" onClick=${onClose} aria-label="Close">✕</button>
           </span>`
         : null}

@@ -102,10 +102,10 @@ export function SurpriseView({ fields, change, dark, share }) {
                   type="button"
                   key=${range[0]}
                   class="struck"
-                  aria-label="Put “${visible(whole.slice(...range).join(""))}” back"
+                  title="Put it back"
                   onClick=${() => change({ struck: formatRanges(struck.filter((other) => other !== range)) })}
                 >
-                  <s>${visible(whole.slice(...range).join(""))}</s> ↺
+                  <s>${visible(whole.slice(...range).join(""))}</s> <span class="hidden-text">put back</span><span aria-hidden="true">↺</span>
                 </button>`,
               )}
               <span>Lines mark words that cost <u class="more">more</u> or <u class="less">less</u> than before.</span>`
