@@ -26,7 +26,7 @@ SOURCES := train.py service.py models training serving benchmarks tests examples
 export BENTOML_DO_NOT_TRACK ?= True
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train test test-slow test-load test-faults bench-train bench-baselines bench-serve report lint types lock image format openapi client client-python \
+.PHONY: help serve train test test-slow test-load test-faults screenshots bench-train bench-baselines bench-serve report lint types lock image format openapi client client-python \
 	client-typescript
 
 help: ## list these commands
@@ -51,6 +51,9 @@ test-load: $(INSTALLED_DEV) ## run the service at twice its capacity, and cancel
 test-faults: $(INSTALLED_DEV) ## inject faults into the running service, five minutes; writes the table in docs/reliability.md
 	$(BIN)/pytest -q -m '' $$($(BIN)/python -m tests.faults.table --tests)
 	$(BIN)/python -m tests.faults.table
+
+screenshots: $(INSTALLED_DEV) ## take the pictures in docs/page.md anew, with the newest models in the store; needs Chromium
+	PICTURES=docs/page $(BIN)/pytest -q -m slow tests/page/test_screenshots.py
 
 bench-train: $(INSTALLED_BENCH) ## compare the fine-tuning with TRL and a plain loop, 10 minutes; BENCH="…" adds flags
 	$(BIN)/python -m benchmarks.train $(BENCH)

@@ -1,4 +1,4 @@
-"""The HTTP application: BentoML's, with our `GET` routes, OpenAPI document, Swagger UI page and error format."""
+"""The HTTP application: BentoML's, with our `GET` routes, web page, OpenAPI document, Swagger UI and error format."""
 
 import contextlib
 import json
@@ -20,8 +20,9 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 
+from serving.api.page import PAGE_PATH, Page
 from serving.cancellation import with_cancellation
 from serving.deadline import start_deadline, time_limit
 from serving.edge import protocol
@@ -30,7 +31,7 @@ from serving.edge.access_log import AccessLogMiddleware
 from serving.edge.body import BodyTimeoutMiddleware, require_json
 from serving.edge.drain import DRAIN
 from serving.edge.escaping import escape_log_lines, printable
-from serving.edge.headers import SWAGGER_PAGE
+from serving.edge.headers import SWAGGER_PAGE, SWAGGER_PATH
 from serving.edge.keys import KeyRing
 from serving.edge.metrics_port import metrics_port
 from serving.middleware import ContractMiddleware
@@ -56,6 +57,7 @@ class TrigenAppFactory(ServiceAppFactory):
         self.timeout = None
         self.enable_access_control = False  # CORS: see `cors`
         self.keys = KeyRing(settings().api_key, settings().api_key_file)
+        self.page = Page() if settings().ui else None
 
     def __call__(self) -> Starlette:
         """Return BentoML's application with the `GET` routes and the error format of this service."""
@@ -63,6 +65,10 @@ class TrigenAppFactory(ServiceAppFactory):
         app.add_route("/info", self.info, methods=["GET"])
         app.add_route("/v1/models", self.list_models, methods=["GET"])
         app.add_route("/v1/models/{model}", self.get_model, methods=["GET"])
+        app.add_route(SWAGGER_PATH, self.swagger_page, methods=["GET"])
+        if self.page:
+            app.add_route(PAGE_PATH, self.page.index, methods=["GET"])
+            app.add_route(f"{PAGE_PATH}/{{file:path}}", self.page.file, methods=["GET"])
         app.add_exception_handler(HTTPException, _http_exception_response)
         app.router.redirect_slashes = False  # a path with a trailing slash is not in the OpenAPI document: answer 404
         return app
@@ -80,7 +86,8 @@ class TrigenAppFactory(ServiceAppFactory):
                 # A span for each event would take a quarter of a stream's time.
                 middleware.kwargs["exclude_spans"] = ["send"]
         ours = [Middleware(AccessLogMiddleware), Middleware(ContractMiddleware), *cors()]
-        return [*middlewares, *ours, Middleware(KeyMiddleware, keys=self.keys), Middleware(BodyTimeoutMiddleware)]
+        public = self.page.paths if self.page else frozenset[str]()
+        return [*middlewares, *ours, Middleware(KeyMiddleware, keys=self.keys, public=public), Middleware(BodyTimeoutMiddleware)]
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -95,7 +102,11 @@ class TrigenAppFactory(ServiceAppFactory):
                 await DRAIN.wait_for_requests()
 
     async def index_page(self, _: Request) -> Response:
-        """`GET /`: Swagger UI. BentoML's page loads scripts from a third party; this one uses BentoML's local copies."""
+        """`GET /`: leads to the web page or, without one, to Swagger UI. The address is relative: a proxy may add a prefix."""
+        return RedirectResponse((PAGE_PATH if self.page else SWAGGER_PATH).removeprefix("/"))
+
+    async def swagger_page(self, _: Request) -> Response:
+        """`GET /docs`: Swagger UI. BentoML's page loads scripts from a third party; this one uses BentoML's local copies."""
         return FileResponse(SWAGGER_PAGE)
 
     async def api_endpoint(self, name: str, request: Request) -> Response:

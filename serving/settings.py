@@ -77,6 +77,8 @@ class Settings(BaseSettings):
     """The format of the log: text, or one JSON object a line."""
     answer_length: int = Field(default=64, ge=1, le=512)
     """The maximum number of tokens in an answer of `/answer_question`."""
+    ui: bool = True
+    """Serve the web page at `/ui`, to which `/` then leads."""
 
     @field_validator("reproducible")
     @classmethod

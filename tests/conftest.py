@@ -155,8 +155,8 @@ class HeldServer(Server):
 
 
 @contextmanager
-def serve(trained: Trained, log: Path, *, service: Sequence[str] = (), **environment: str) -> Iterator[Server]:
-    """Run `bentoml serve` in the project's root, on a free port; `service` and its options come after the command.
+def serve(trained: Trained, log: Path, port: int | None = None, /, *, service: Sequence[str] = (), **environment: str) -> Iterator[Server]:
+    """Run `bentoml serve` in the project's root, on `port` or a free one; `service` and its options come after the command.
 
     Each server has a home of its own with the same models, because a server deletes the metrics of others with the same home.
     """
@@ -167,7 +167,7 @@ def serve(trained: Trained, log: Path, *, service: Sequence[str] = (), **environ
     bentoml = shutil.which("bentoml", path=trained.environment()["PATH"])
     assert bentoml
     command = [bentoml, "serve", *service, "--host", "127.0.0.1", "--port", "PORT"]
-    with served(command, "/readyz", log, trained.environment() | environment) as (url, process):
+    with served(command, "/readyz", log, trained.environment() | environment, port) as (url, process):
         yield Server(url, log, process.pid)
 
 

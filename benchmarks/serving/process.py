@@ -16,16 +16,16 @@ READY_SECONDS, END_SECONDS = 300, 30
 
 
 @contextmanager
-def served(command: list[str], ready: str, log: Path, environment: Mapping[str, str]) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def served(
+    command: list[str], ready: str, log: Path, environment: Mapping[str, str], port: int | None = None
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Start a server, wait until its route `ready` answers 200, and yield its URL and process; stop it and its children afterwards.
 
-    `command` runs in the project's root; its word `PORT` is replaced by a free port. Raises RuntimeError with the end of `log` if the
-    server does not become ready.
+    `command` runs in the project's root; its word `PORT` is replaced by `port`, or by a free one. Raises RuntimeError with the end of
+    `log` if the server does not become ready.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    command = [port if word == "PORT" else word for word in command]
+    port = port or free_port()
+    command = [str(port) if word == "PORT" else word for word in command]
     with log.open("w") as out:
         process = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=out, stderr=out, start_new_session=True)
     try:
@@ -34,6 +34,14 @@ def served(command: list[str], ready: str, log: Path, environment: Mapping[str, 
         yield url, process
     finally:
         _end(process)
+
+
+def free_port() -> int:
+    """Return a port on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -21,18 +21,19 @@ PROBES = ("/livez", "/readyz", "/healthz")
 
 
 class KeyMiddleware:
-    """Answers 401 to every request without a valid key, except the probes.
+    """Answers 401 to every request without a valid key, except the probes and the `public` paths: the web page's files, which hold no data.
 
     It compares `scope["path"]`, which no header can change. The router decides by the same value, so a path that only resembles a
     probe's ("//livez") needs a key.
     """
 
-    def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyRing, public: frozenset[str] = frozenset()) -> None:
         self.app, self.keys = app, keys
+        self._open_paths = public.union(PROBES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See `ASGIApp`."""
-        if scope["type"] == "lifespan" or not self.keys.is_required or scope["path"] in PROBES or self._has_key(scope):
+        if scope["type"] == "lifespan" or not self.keys.is_required or scope["path"] in self._open_paths or self._has_key(scope):
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
             await Problem.unauthorized().response()(scope, receive, send)

@@ -8,6 +8,7 @@ from pathlib import Path
 from starlette.types import Message
 
 SWAGGER_PAGE = Path(__file__).parent.parent / "swagger.html"
+SWAGGER_PATH = "/docs"
 STATIC_FILES = "/static_content/"
 
 NO_CONTENT_POLICY = b"default-src 'none'; frame-ancestors 'none'"
@@ -29,13 +30,13 @@ class SecurityHeaders:
 
     def __init__(self) -> None:
         self._common = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
-        self._page_policy = swagger_policy()
+        self._swagger_policy = swagger_policy()
 
     def add(self, message: Message, path: str) -> None:
         """Add the headers to an `http.response.start`."""
         headers = message.setdefault("headers", [])
         present = {name.lower() for name, _ in headers}
-        policy = self._page_policy if path == "/" else NO_CONTENT_POLICY
+        policy = self._swagger_policy if path == SWAGGER_PATH else NO_CONTENT_POLICY
         added = [*self._common, (b"content-security-policy", policy)]
         if not path.startswith(STATIC_FILES):
             added.append((b"cache-control", b"no-store"))

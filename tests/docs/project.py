@@ -12,8 +12,8 @@ from tests.conftest import PROJECT
 from tests.docs.markdown import Document
 from training.config import Config
 
-OTHER_ROUTES = {"/", "/docs.json", "/healthz", "/metrics"}
-"""Routes that BentoML adds and the OpenAPI document does not describe."""
+OTHER_ROUTES = {"/", "/docs", "/docs.json", "/healthz", "/metrics", "/ui"}
+"""Routes that the OpenAPI document does not describe: the web page, the reference, and what BentoML adds."""
 FOREIGN_FLAGS = {
     "accelerate": {
         "--cpu",

@@ -76,4 +76,4 @@ def test_the_readme_has_at_most_150_lines() -> None:
 
 @pytest.mark.parametrize("route", sorted(OTHER_ROUTES))
 def test_the_routes_outside_the_openapi_document_answer(server: Server, route: str) -> None:
-    assert get(server.url + route).status_code == 200
+    assert get(server.url + route, follow_redirects=True).status_code == 200

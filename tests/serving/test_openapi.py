@@ -91,7 +91,7 @@ class _Links(HTMLParser):
 
 
 def test_the_documentation_page_loads_nothing_from_other_hosts(server: Server) -> None:
-    page = get(f"{server.url}/")
+    page = get(f"{server.url}/docs")
     assert page.headers["content-type"].startswith("text/html")
     links = _Links()
     links.feed(page.text)

@@ -37,22 +37,38 @@ def route_table(home: Path) -> list[tuple[str, str]]:
     for path, methods in json.loads(done.stdout.splitlines()[-1]):
         if methods == ["MOUNT"]:
             found += [("GET", f"{path}/swagger-ui.css"), ("GET", f"{path}/nowhere")]
+        elif path.endswith("/{file:path}"):
+            found += [("GET", path.replace("{file:path}", file)) for file in ("main.js", "nowhere", "../info")]
         else:
             found += [(method, path.replace("{model}", "llm")) for method in methods]
     return found
 
 
-def test_every_route_but_the_probes_needs_the_key(strict: HeldServer, tmp_path: Path) -> None:
+PAGE = {"/": 307, "/ui": 200, "/ui/main.js": 200}
+"""What the files of the web page answer without a key."""
+
+
+def test_every_route_but_the_probes_and_the_page_needs_the_key(strict: HeldServer, tmp_path: Path) -> None:
     table = route_table(tmp_path)
-    assert {path for _, path in table} >= {"/", "/docs.json", "/schema.json", "/metrics", "/info", "/livez", "/v1/completions"}
+    assert {path for _, path in table} >= {
+        "/",
+        "/docs",
+        "/docs.json",
+        "/schema.json",
+        "/metrics",
+        "/info",
+        "/livez",
+        "/v1/completions",
+        "/ui/main.js",
+    }
     for method, path in table:
         without, wrong = (
             httpx.request(method, f"{strict.url}{path}", headers=headers, timeout=HANG_SECONDS)
             for headers in ({}, {"authorization": "Bearer wrong"})
         )
-        expected = 200 if path in PROBES else 401
+        expected = 200 if path in PROBES else PAGE.get(path, 401)
         assert (method, path, without.status_code, wrong.status_code) == (method, path, expected, expected)
-    for path in ("/", "/docs.json", "/schema.json", "/metrics", "/info", "/static_content/swagger-ui.css"):
+    for path in ("/docs", "/docs.json", "/schema.json", "/metrics", "/info", "/static_content/swagger-ui.css"):
         assert get(f"{strict.url}{path}", headers={"authorization": f"Bearer {KEY}"}).status_code == 200
 
 

@@ -135,11 +135,11 @@ def test_no_request_breaks_or_forges_a_log_line(server: Server) -> None:
 
 
 def test_responses_have_security_headers(server: Server) -> None:
-    for path in ("/", "/docs.json", "/livez", "/nowhere", "/v1/models", "/static_content/swagger-ui.css"):
+    for path in ("/", "/docs", "/docs.json", "/livez", "/nowhere", "/v1/models", "/static_content/swagger-ui.css"):
         headers = get(f"{server.url}{path}").headers
         assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
         assert "frame-ancestors 'none'" in headers["content-security-policy"]
         assert ("no-store" in headers.get("cache-control", "")) == (not path.startswith("/static_content/"))
         assert "access-control-allow-origin" not in headers
-    policy = get(f"{server.url}/").headers["content-security-policy"]
+    policy = get(f"{server.url}/docs").headers["content-security-policy"]
     assert re.search(r"script-src 'self' 'sha256-[A-Za-z0-9+/=]{44}'", policy)
