@@ -17,8 +17,9 @@ FAILED_RESOURCE = "Failed to load resource"
 """Chromium logs every response that is an error, also those that a page handles."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Chromium, for one module at a time: while Playwright runs, no other test can start an event loop."""
     if not CHROMIUM:
         pytest.skip("there is no Chromium: install Debian's package chromium, or set CHROMIUM")
     with sync_playwright() as playwright:

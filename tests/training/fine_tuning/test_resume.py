@@ -29,6 +29,7 @@ FLAGS = (  # 11 steps an epoch, so that the 24 end in the third; validations fol
 TWO_PROCESSES = ("--max-steps", "20", "--dropout", "0", "--validations", "0")
 KILLED_AT, TERMINATED_AT = 6, 14  # in the first epoch, and in the second, after the first validation
 TIMES = {"seconds", "tokens_per_second"}
+BY_ORDER = ("auc", "best_exact_match", "best_f1", "best_threshold", "coverage_at_", "selective")
 
 RUN_IN_FORKS = """
 import json, os, runpy, sys
@@ -109,10 +110,16 @@ class Run:
 
 
 def read_metrics(output: Path, score: Callable[[float], object] = float) -> list[dict[str, Any]]:
-    """Return the lines of metrics.jsonl without times, and with `score` applied to the mean probabilities of answers."""
+    """Return the lines of metrics.jsonl without times, and with `score` applied to the mean probabilities of answers.
+
+    With a `score` that allows for rounding, the metrics that depend on the order of equally probable answers are left out too.
+    """
+
+    def is_kept(name: str) -> bool:
+        return name not in TIMES and (score is float or not name.startswith(BY_ORDER))
 
     def without_times(values: dict[str, Any]) -> dict[str, Any]:
-        return {name: score(value) if name == "score" else value for name, value in values.items() if name not in TIMES}
+        return {name: score(value) if name == "score" else value for name, value in values.items() if is_kept(name)}
 
     return [json.loads(line, object_hook=without_times) for line in (output / "fine-tuning/metrics.jsonl").read_text().splitlines()]
 
