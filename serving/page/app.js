@@ -94,9 +94,10 @@ export function App() {
     <div class="top">
       <a class="brand" href="#surprise"><img src="ui/icon.svg" alt="" />Trigen</a>
       <nav aria-label="Views">
-        ${Object.entries(VIEWS).map(
-          ([id, { name: title }]) => html`<a key=${id} href=${formatAddress({ view: id, fields: remembered.current[id] ?? {} })} aria-current=${id === name ? "page" : undefined}>${title}</a>`,
-        )}
+        ${Object.entries(VIEWS).map(([id, { name: title }]) => {
+          const href = formatAddress({ view: id, fields: remembered.current[id] ?? {} });
+          return html`<a key=${id} href=${href} aria-current=${id === name ? "page" : undefined}>${title}</a>`;
+        })}
       </nav>
       <div class="tools">
         <button
