@@ -1,13 +1,9 @@
 /** The frame: navigation, theme, notices, the key, and the view that the address names. */
 
 import { call, onCondition, onKeyNeeded } from "./api/client.js";
-import { AskView } from "./ask/view.js";
 import { formatAddress, parseAddress } from "./core/address.js";
 import { MODELS } from "./core/models.js";
 import { isDark, onSystemTheme, switchTheme } from "./core/theme.js";
-import { GuessView } from "./guess/view.js";
-import { ModelsView } from "./models/view.js";
-import { RaceView } from "./race/view.js";
 import { ShareDialog } from "./share/dialog.js";
 import { forgetReadings } from "./surprise/readings.js";
 import { SurpriseView } from "./surprise/view.js";
@@ -16,12 +12,19 @@ import { html, useCallback, useEffect, useRef, useState } from "./vendor/preact-
 /** @typedef {import("./types.d.ts").Schemas} Schemas */
 /** @typedef {import("./types.d.ts").Shareable} Shareable */
 
+/** @typedef {(props: import("./types.d.ts").ViewProps) => import("preact").VNode} View */
+
+/**
+ * Only the first view comes with the page; the others follow when it is there.
+ *
+ * @type {Record<string, {name: string, load: () => Promise<View>}>}
+ */
 const VIEWS = {
-  surprise: { name: "Surprise", view: SurpriseView },
-  race: { name: "Race", view: RaceView },
-  ask: { name: "Ask", view: AskView },
-  guess: { name: "Guess", view: GuessView },
-  models: { name: "Models", view: ModelsView },
+  surprise: { name: "Surprise", load: async () => SurpriseView },
+  race: { name: "Race", load: async () => (await import("./race/view.js")).RaceView },
+  ask: { name: "Ask", load: async () => (await import("./ask/view.js")).AskView },
+  guess: { name: "Guess", load: async () => (await import("./guess/view.js")).GuessView },
+  models: { name: "Models", load: async () => (await import("./models/view.js")).ModelsView },
 };
 /** The field of a shared address with the tags of the models that made it. */
 const TAGS = "models";
@@ -30,6 +33,7 @@ const WRITING_MS = 150;
 
 export function App() {
   const [address, setAddress] = useState(() => parseAddress(location.hash));
+  const [views, setViews] = useState(/** @type {Record<string, View>} */ ({ surprise: SurpriseView }));
   const [info, setInfo] = useState(/** @type {Schemas["Info"] | null} */ (null));
   const [dark, setDark] = useState(isDark);
   const [sharing, setSharing] = useState(false);
@@ -65,11 +69,15 @@ export function App() {
     return onCondition((condition) => condition.kind === "back" && ask().catch(() => {}));
   }, []);
 
-  const name = /** @type {keyof typeof VIEWS} */ (address.view in VIEWS ? address.view : "surprise");
-  const View = VIEWS[name].view;
+  const name = address.view in VIEWS ? address.view : "surprise";
+  const View = views[name];
   useEffect(() => {
-    document.title = `${VIEWS[name].name} · Trigen`;
+    document.title = `${VIEWS[name]?.name} · Trigen`;
+    VIEWS[name]?.load().then((view) => setViews((before) => ({ ...before, [name]: view })), () => {});
   }, [name]);
+  useEffect(() => {
+    if (info) for (const { load } of Object.values(VIEWS)) load().catch(() => {}); // they are there before they are needed
+  }, [info]);
   remembered.current[name] = address.fields;
   const change = useCallback(
     (/** @type {Record<string, string>} */ fields) => {
@@ -94,9 +102,10 @@ export function App() {
     <div class="top">
       <a class="brand" href="#surprise"><img src="ui/icon.svg" alt="" />Trigen</a>
       <nav aria-label="Views">
-        ${Object.entries(VIEWS).map(
-          ([id, { name: title }]) => html`<a key=${id} href=${formatAddress({ view: id, fields: remembered.current[id] ?? {} })} aria-current=${id === name ? "page" : undefined}>${title}</a>`,
-        )}
+        ${Object.entries(VIEWS).map(([id, { name: title }]) => {
+          const href = formatAddress({ view: id, fields: remembered.current[id] ?? {} });
+          return html`<a key=${id} href=${href} aria-current=${id === name ? "page" : undefined}>${title}</a>`;
+        })}
       </nav>
       <div class="tools">
         <button
@@ -114,7 +123,9 @@ export function App() {
     ${isForeign
       ? html`<p class="failure foreign">This address was made with other models (${sharedTags.join(", ")}), so the figures may differ.</p>`
       : null}
-    <${View} key=${`${name} ${generation}`} fields=${address.fields} change=${change} info=${info} dark=${dark} share=${share} />
+    ${View
+      ? html`<${View} key=${`${name} ${generation}`} fields=${address.fields} change=${change} info=${info} dark=${dark} share=${share} />`
+      : html`<main class="view loading" aria-busy="true"></main>`}
     <footer>
       <span>Everything here is computed by this service, with its public API.</span>
       <a href="docs">API reference</a>

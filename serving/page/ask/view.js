@@ -37,7 +37,11 @@ export function AskView({ fields, change, info, share }) {
   const [shown, setShown] = useState(0);
 
   useEffect(() => {
-    share({ fields: { context, question, threshold: `${threshold}` }, requests: [{ name: "LLM", request: { ...askRequest(question, context), body: { question, context, answers: BEST, no_answer_threshold: threshold } } }] });
+    const { path, body } = askRequest(question, context);
+    share({
+      fields: { context, question, threshold: `${threshold}` },
+      requests: [{ name: "LLM", request: { path, body: { ...body, no_answer_threshold: threshold } } }],
+    });
   }, [question, context, threshold]);
 
   const ask = async (/** @type {string} */ toAsk = question, /** @type {string} */ passage = context) => {
@@ -116,7 +120,9 @@ export function AskView({ fields, change, info, share }) {
       <section class="card answer llm" aria-label="Answer" aria-busy=${isBusy}>
         ${failure ? html`<p class="failure" role="alert">${failure}</p>` : null}
         <div role="status">
-          ${isCurrent ? html`<${Verdict} answer=${answer} marked=${marked} question=${asked.question} declines=${declines} />` : html`<p class="muted">${isBusy ? "Reading…" : "Ask a question."}</p>`}
+          ${isCurrent
+            ? html`<${Verdict} answer=${answer} marked=${marked} question=${asked.question} declines=${declines} />`
+            : html`<p class="muted">${isBusy ? "Reading…" : "Ask a question."}</p>`}
         </div>
         <p class="passage" tabindex="0">${marked ? mark(context, marked) : context}</p>
         ${candidates.length > 1
@@ -132,7 +138,10 @@ export function AskView({ fields, change, info, share }) {
           : null}
         ${isCurrent && answer.no_answer_probability !== null
           ? html`<div class="slider threshold">
-              <label for="threshold">Decline if the passage lacks the answer with more than <output class="number">${Math.round(threshold * 100)} %</output></label>
+              <label for="threshold">
+                Decline if the passage lacks the answer with more than${" "}
+                <output class="number">${Math.round(threshold * 100)} %</output>
+              </label>
               <input id="threshold" type="range" min="0" max="1" step="0.01" value=${threshold}
                 onInput=${(/** @type {InputEvent} */ event) => change({ threshold: valueOf(event) })} />
               <p class="hint">
@@ -162,7 +171,8 @@ function Verdict({ answer, marked, question, declines }) {
   return html`<p class="hint">${question}</p>
     <p class="verdict">${marked.answer}</p>
     <p class="hint">
-      <b>${percent(marked.score)}</b> sure that this is exactly right${marked.start === null ? ". It says so in its own words: the passage does not." : "."}
+      <b>${percent(marked.score)}</b> sure that this is exactly right.
+      ${marked.start === null ? " These are its own words, not those of the passage." : null}
     </p>`;
 }
 

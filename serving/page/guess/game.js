@@ -6,7 +6,15 @@ import { bitsBetween, pieceAt } from "../surprise/scoring.js";
 
 /** @typedef {import("../types.d.ts").PerModel<import("../types.d.ts").Reading>} Readings */
 /** @typedef {{text: string, start: number, end: number}} Word */
-/** @typedef {{word: Word, guess: string, isRight: boolean, yours: number, models: import("../types.d.ts").PerModel<number>, expected: import("../types.d.ts").PerModel<string>}} Round */
+/**
+ * @typedef {object} Round
+ * @property {Word} word
+ * @property {string} guess
+ * @property {boolean} isRight
+ * @property {number} yours what the word cost you, in bits
+ * @property {import("../types.d.ts").PerModel<number>} models what it cost the models
+ * @property {import("../types.d.ts").PerModel<string>} expected what they thought most probable
+ */
 
 /** Words that are shown before the first guess. */
 export const GIVEN = 4;

@@ -37,7 +37,7 @@ export function GuessView({ fields, change, share }) {
     setGuess("");
     field.current?.focus();
   };
-  const shownTo = word?.start ?? words.at(-1)?.end ?? 0;
+  const part = (/** @type {number} */ start = 0, /** @type {number | undefined} */ end = undefined) => characters.slice(start, end).join("");
 
   return html`<main class="view">
     <header>
@@ -51,9 +51,13 @@ export function GuessView({ fields, change, share }) {
     <div class="guess">
       <section class="card play" aria-label="The game">
         <p class="riddle">
-          ${characters.slice(0, words[0]?.start ?? 0).join("")}${rounds.map(
-            (round) => html`<span key=${round.word.start} class=${round.isRight ? "right" : "wrong"}>${characters.slice(round.word.start, nextStart(round.word.start)).join("")}</span>`,
-          )}${word ? html`<span class="blank"><span class="hidden-text">, and the next word is?</span></span>` : html`<span class="muted">${characters.slice(shownTo).join("")}</span>`}
+          ${part(0, words[0]?.start)}
+          ${rounds.map(
+            ({ word: { start }, isRight }) => html`<span key=${start} class=${isRight ? "right" : "wrong"}>${part(start, nextStart(start))}</span>`,
+          )}
+          ${word
+            ? html`<span class="blank"><span class="hidden-text">, and the next word is?</span></span>`
+            : html`<span class="muted">${part(words.at(-1)?.end)}</span>`}
         </p>
         ${word
           ? html`<form
@@ -69,7 +73,8 @@ export function GuessView({ fields, change, share }) {
               </div>
               <div class="slider">
                 <label for="sureness">How sure are you? <output class="number">${sureness} %</output></label>
-                <input id="sureness" type="range" min="1" max="99" step="1" value=${sureness} onInput=${(/** @type {InputEvent} */ event) => setSureness(Number(valueOf(event)))} />
+                <input id="sureness" type="range" min="1" max="99" step="1" value=${sureness}
+                  onInput=${(/** @type {InputEvent} */ event) => setSureness(Number(valueOf(event)))} />
               </div>
               <div class="row-of-controls">
                 <button class="primary" disabled=${!llm || !rnn || !bigram}>Guess</button>
@@ -77,7 +82,13 @@ export function GuessView({ fields, change, share }) {
               </div>
             </form>`
           : html`<${Result} rounds=${rounds} onAgain=${() => change({ text: String((number % RIDDLES.length) + 1) })} />`}
-        <div role="status">${last ? html`<${Reveal} round=${last} />` : html`<p class="hint">A sure guess costs little if it is right and much if it is wrong: the rest of your belief is spread as the bigram spreads its own.</p>`}</div>
+        <div role="status">
+          ${last
+            ? html`<${Reveal} round=${last} />`
+            : html`<p class="hint">
+                A sure guess costs little if it is right and much if it is wrong: the rest of your belief is spread as the bigram spreads its own.
+              </p>`}
+        </div>
       </section>
       <${Board} rounds=${rounds} />
     </div>
@@ -95,7 +106,7 @@ function Reveal({ round }) {
   const said = round.guess ? `You said “${round.guess}”. ` : "";
   return html`<p class="reveal">
     ${said}It was <b>${visible(round.word.text)}</b>: <span class="number">${round.yours.toFixed(1)} bits</span> for you. Before they saw it,
-    ${" "}${MODELS.map((model, i) => html`<span key=${model}>the ${ABOUT[model].said} expected “${visible(round.expected[model])}”${i < 2 ? ", " : "."}</span>`)}
+    ${" "}${MODELS.map((model) => `the ${ABOUT[model].said} expected “${visible(round.expected[model])}”`).join(", ")}.
   </p>`;
 }
 
@@ -114,7 +125,9 @@ function Board({ rounds }) {
         </li>`,
       )}
     </ol>
-    <p class="hint">${rounds.length ? `after ${rounds.length} ${rounds.length === 1 ? "word" : "words"}; the fewest win` : "One bit is the surprise of a coin toss."}</p>
+    <p class="hint">
+      ${rounds.length ? `after ${rounds.length} ${rounds.length === 1 ? "word" : "words"}; the fewest win` : "One bit is the surprise of a coin toss."}
+    </p>
   </section>`;
 }
 
@@ -128,7 +141,10 @@ function Result({ rounds, onAgain }) {
   const place = order.indexOf("you");
   const beaten = order.slice(place + 1).map((player) => (player === "you" ? "" : `the ${ABOUT[player].said}`));
   const said = place === 0 ? "You beat all three models." : beaten.length ? `You beat ${beaten.join(" and ")}.` : "All three models beat you.";
-  return html`<div class="stack-form"><p class="verdict">${said}</p><div><button type="button" class="primary" onClick=${onAgain}>Another text</button></div></div>`;
+  return html`<div class="stack-form">
+    <p class="verdict">${said}</p>
+    <div><button type="button" class="primary" onClick=${onAgain}>Another text</button></div>
+  </div>`;
 }
 
 /** @param {Event} event */

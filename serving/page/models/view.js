@@ -40,7 +40,9 @@ export function ModelsView({ info, share }) {
       <p class="lead">What is served here, how it was made, how good it is, and what it is bad at.</p>
     </header>
     ${info
-      ? html`<div class="model-cards">${MODELS.map((model) => html`<${ModelCard} key=${model} model=${model} info=${info} created=${created[model]} />`)}</div>
+      ? html`<div class="model-cards">
+            ${MODELS.map((model) => html`<${ModelCard} key=${model} model=${model} info=${info} created=${created[model]} />`)}
+          </div>
           ${named.length
             ? html`<section class="card" aria-labelledby="weak">
                 <h2 id="weak">What they are bad at</h2>
@@ -94,6 +96,7 @@ function Comparison({ comparison }) {
   const rows = COMPARED.filter(({ id }) => comparison["models"][id]);
   const value = (/** @type {string} */ id, /** @type {string} */ metric) => Number(comparison["models"][id][metric] ?? 0);
   const fastest = Math.max(...rows.map(({ id }) => Math.log10(1 + value(id, "tokens_per_second"))));
+  const speed = (/** @type {string} */ id) => `${(100 * Math.log10(1 + value(id, "tokens_per_second"))) / fastest}%`;
   const most = Math.max(...rows.map(({ id }) => value(id, "bits_per_byte")));
   return html`<section class="card comparison" aria-labelledby="comparison">
     <h2 id="comparison">Side by side, on the same held-out text</h2>
@@ -119,7 +122,7 @@ function Comparison({ comparison }) {
           ${rows.map(
             ({ id, name, style }) => html`<li key=${id} class=${style || "you"}>
               <span class="word">${name}</span>
-              <span class="track"><span class="bar" style=${{ width: `${(100 * Math.log10(1 + value(id, "tokens_per_second"))) / fastest}%` }}></span></span>
+              <span class="track"><span class="bar" style=${{ width: speed(id) }}></span></span>
               <span class="number">${count(Math.round(value(id, "tokens_per_second")))}</span>
             </li>`,
           )}

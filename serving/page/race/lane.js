@@ -35,7 +35,9 @@ export function LaneColumn({ model, start, lane, alternatives, sampling }) {
       <p class="hint">${alternatives.length ? (exact ? "of all its words" : "among these five") : ""}</p>
     </div>
     <div class="written" ref=${box} tabindex="0" role="log" aria-live="off" aria-label="What the ${ABOUT[model].name} writes">
-      <span class="start">${lane?.start ?? start}</span><span class="new">${lane?.text ?? ""}</span>${lane?.state === "writing" ? html`<span class="caret"></span>` : null}
+      <span class="start">${lane?.start ?? start}</span>
+      <span class="new">${lane?.text ?? ""}</span>
+      ${lane?.state === "writing" ? html`<span class="caret"></span>` : null}
     </div>
     <dl class="figures number">
       <div><dt>first after</dt><dd>${lane?.first ? duration(lane.first - lane.started) : "–"}</dd></div>

@@ -92,16 +92,17 @@ export function RaceView({ fields, change, info, share }) {
       </div>
       <div class="sliders">
         <${Slider} name="temperature" label="Temperature" min=${0} max=${2} step=${0.05} value=${settings.temperature} change=${change}
-          says=${settings.temperature === 0 ? "always the likeliest word" : settings.temperature < 1 ? "cautious" : settings.temperature > 1 ? "daring" : "as it was learned"} />
+          says=${temperatureInWords(settings.temperature)} />
         <${Slider} name="top_k" label="Top-k" min=${0} max=${50} step=${1} value=${settings.topK} change=${change}
           says=${settings.topK ? `only the ${settings.topK} likeliest words` : "any word"} />
         <${Slider} name="top_p" label="Top-p" min=${0.05} max=${1} step=${0.05} value=${settings.topP} change=${change}
           says=${settings.topP < 1 ? `only the likeliest ${Math.round(settings.topP * 100)} % of the probability` : "all of the probability"} />
-        <${Slider} name="length" label="Length" min=${shortest ?? 1} max=${Math.min(longest ?? 512, 300)} step=${1} value=${settings.length} change=${change}
+        <${Slider} name="length" label="Length" min=${shortest ?? 1} max=${longest ?? 512} step=${1} value=${settings.length} change=${change}
           says="words or tokens at most" />
         <div>
           <label for="seed">Seed</label>
-          <input id="seed" type="number" min="0" max="4294967295" step="1" placeholder=${drawn === null ? "random" : `random: ${drawn}`} value=${fields["seed"] ?? ""}
+          <input id="seed" type="number" min="0" max="4294967295" step="1" value=${fields["seed"] ?? ""}
+            placeholder=${drawn === null ? "random" : `random: ${drawn}`}
             onInput=${(/** @type {InputEvent} */ event) => change({ seed: valueOf(event) })} />
         </div>
         <div>
@@ -150,6 +151,13 @@ function Slider({ name, label, min, max, step, value, says, change }) {
     />
     <span class="hint">${says}</span>
   </div>`;
+}
+
+/** @param {number} temperature */
+function temperatureInWords(temperature) {
+  if (temperature === 0) return "always the likeliest word";
+  if (temperature === 1) return "as it was learned";
+  return temperature < 1 ? "cautious" : "daring";
 }
 
 /**

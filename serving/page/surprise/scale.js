@@ -3,8 +3,11 @@
 /** @typedef {import("../types.d.ts").ModelName} ModelName */
 /** @typedef {[number, number, number]} Triple */
 
-/** Paul Tol's high-contrast scheme: https://personal.sron.nl/~pault/. Told apart with any colour vision, and in grey. */
-/** @type {Record<"light" | "dark", {paper: string, accents: Record<ModelName, string>}>} */
+/**
+ * Paul Tol's high-contrast scheme, which people with any colour vision can tell apart, also in grey: https://personal.sron.nl/~pault/.
+ *
+ * @type {Record<"light" | "dark", {paper: string, accents: Record<ModelName, string>}>}
+ */
 export const PALETTE = {
   light: { paper: "#ffffff", accents: { bigram: "#ddaa33", rnn: "#bb5566", llm: "#004488" } },
   dark: { paper: "#1e2026", accents: { bigram: "#f0c050", rnn: "#f08a9a", llm: "#7fb2ff" } },

@@ -17,7 +17,6 @@ import { changes, withoutStruck } from "./striking.js";
 /** @typedef {import("../types.d.ts").Alternative} Alternative */
 /** @typedef {import("../types.d.ts").ModelName} ModelName */
 /** @typedef {import("../types.d.ts").Piece} Piece */
-/** @typedef {import("../types.d.ts").Reading} Reading */
 /** @typedef {import("./striking.js").Range} Range */
 
 const TYPING_MS = 500;
@@ -52,11 +51,13 @@ export function SurpriseView({ fields, change, dark, share }) {
   const example = EXAMPLES.find((candidate) => candidate.text === text);
 
   useEffect(() => {
-    share({
-      fields: { text },
-      requests: MODELS.map((model) => ({ name: ABOUT[model].name, request: scoringRequest(model, rest.text) })),
-      ...(isComplete ? { draw: (canvas) => drawCard(canvas, perModel((model) => /** @type {Reading} */ (readings[model])), perModel((model) => averages[model] ?? NaN), from, dark) } : {}),
-    });
+    const { bigram, rnn, llm } = readings;
+    const requests = MODELS.map((model) => ({ name: ABOUT[model].name, request: scoringRequest(model, rest.text) }));
+    if (bigram && rnn && llm) {
+      const read = { bigram, rnn, llm };
+      const draw = (/** @type {HTMLCanvasElement} */ canvas) => drawCard(canvas, read, perModel((model) => averages[model] ?? NaN), from, dark);
+      share({ fields: { text }, requests, draw });
+    } else share({ fields: { text }, requests });
   }, [text, rest.text, isComplete, dark]);
 
   /** @param {number} at a place in the text that is shown */
