@@ -110,18 +110,16 @@ class Run:
 
 
 def read_metrics(output: Path, score: Callable[[float], object] = float) -> list[dict[str, Any]]:
-    """Return the lines of metrics.jsonl without times, and with `score` applied to the mean probabilities of answers.
+    """Return the lines of metrics.jsonl with `score` applied to the mean probabilities of answers.
 
-    With a `score` that allows for rounding, the metrics that depend on the order of equally probable answers are left out too.
+    Times are left out, and so are metrics by the order of probabilities, which rounding changes where answers are nearly equally probable.
     """
 
-    def is_kept(name: str) -> bool:
-        return name not in TIMES and (score is float or not name.startswith(BY_ORDER))
+    def comparable(values: dict[str, Any]) -> dict[str, Any]:
+        kept = {name: value for name, value in values.items() if name not in TIMES and not name.startswith(BY_ORDER)}
+        return kept | ({"score": score(kept["score"])} if "score" in kept else {})
 
-    def without_times(values: dict[str, Any]) -> dict[str, Any]:
-        return {name: score(value) if name == "score" else value for name, value in values.items() if is_kept(name)}
-
-    return [json.loads(line, object_hook=without_times) for line in (output / "fine-tuning/metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line, object_hook=comparable) for line in (output / "fine-tuning/metrics.jsonl").read_text().splitlines()]
 
 
 def arguments(base: Path, output: Path, *more: str) -> list[str]:
