@@ -29,7 +29,7 @@ FLAGS = (  # 11 steps an epoch, so that the 24 end in the third; validations fol
 TWO_PROCESSES = ("--max-steps", "20", "--dropout", "0", "--validations", "0")
 KILLED_AT, TERMINATED_AT = 6, 14  # in the first epoch, and in the second, after the first validation
 TIMES = {"seconds", "tokens_per_second"}
-BY_ORDER = ("auc", "best_exact_match", "best_f1", "best_threshold", "coverage_at_", "selective")
+BY_ORDER = ("auc", "best_exact_match", "best_f1", "best_threshold", "correct", "coverage_at_", "selective")
 
 RUN_IN_FORKS = """
 import json, os, runpy, sys
