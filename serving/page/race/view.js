@@ -54,7 +54,7 @@ export function RaceView({ fields, change, info, share }) {
     const onChange = () => {
       if (isDrawn) return;
       isDrawn = true;
-      requestAnimationFrame(() => ((isDrawn = false), redraw((n) => n + 1))); // pieces may come faster than pictures
+      requestAnimationFrame(() => ((isDrawn = false), redraw((n) => n + 1))); // pieces may come faster than frames
     };
     for (const model of MODELS) runLane(model, { ...settings, seed }, started[model], current.signal, onChange);
   };
