@@ -27,7 +27,10 @@ from models.engines.transformers_logprobs import LogprobModel, TransformersLogpr
 from models.spans import SpanTrie
 
 CPU_CACHE_PAGES = 64
-"""Size of the key-value cache, in pages of 256 tokens. On CUDA, transformers sizes it by the free memory."""
+"""Size of the key-value cache on a CPU, in pages of 256 tokens."""
+CUDA_BYTES = 16 * 2**30
+"""What the key-value cache and its masks take on CUDA, at most: room for hundreds of requests to a model of this size. transformers would
+take 80 % of the card, also where a trainer or another process needs the memory."""
 START_SECONDS = 60
 """How long to wait for the manager's thread to start."""
 ALIVE_CHECK_SECONDS = 1
@@ -90,6 +93,15 @@ class Sampling(ContinuousBatchingLogitsProcessorList):
         output_ids[1, : len(tokens)].copy_(logprobs.view(torch.int32))
 
 
+def cuda_memory_share() -> float:
+    """Return the share of the memory that this process has not reserved that the cache may take.
+
+    transformers takes a share of that, whether or not other processes have left it free.
+    """
+    free, total = torch.cuda.mem_get_info()
+    return min(CUDA_BYTES, 0.8 * free) / (total - torch.cuda.memory_reserved())
+
+
 def _float_bits(rows: list[list[float]]) -> torch.Tensor:
     return torch.tensor(rows, dtype=torch.float32).view(torch.int32)
 
@@ -136,7 +148,8 @@ class TransformersEngine:
         self.tokenizer, self.limits = load_tokenizer(directory), ModelLimits(directory)
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval()
         model.to(device)
-        config = ContinuousBatchingConfig(return_logprobs=True, num_blocks=None if device.type == "cuda" else CPU_CACHE_PAGES)
+        size = {"max_memory_percent": cuda_memory_share()} if device.type == "cuda" else {"num_blocks": CPU_CACHE_PAGES}
+        config = ContinuousBatchingConfig(return_logprobs=True, **size)
         self._manager = model.init_continuous_batching(GenerationConfig(eos_token_id=-1, do_sample=False), config)
         sampling = Sampling()
         self._manager.logit_processor = sampling

@@ -1,4 +1,4 @@
-"""How the CUDA engine samples its tokens."""
+"""How the CUDA engine samples its tokens, and how much memory it takes."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.base import SamplingParams
-from models.engines.transformers import Sampling
+from models.engines.transformers import CUDA_BYTES, Sampling, cuda_memory_share
 from models.sampling import candidates
 
 
@@ -38,3 +38,12 @@ def test_the_cuda_engine_samples_like_the_reference_function(data: st.DataObject
         assert output[0].numpy()[unambiguous].tolist() == expected[unambiguous].tolist()
     logprobs = output[1].view(torch.float32)
     assert logprobs.tolist() == pytest.approx(scores.log_softmax(-1)[0, output[0].long()].tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("free", [8, 140])
+def test_the_cuda_cache_leaves_memory_to_the_trainer_and_to_other_processes(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    total, reserved = 141 * 2**30, 10 * 2**30
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free * 2**30, total))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: reserved)
+    taken = cuda_memory_share() * (total - reserved)  # see PagedAttentionMemoryHandler.get_available_memory of transformers
+    assert taken == pytest.approx(min(CUDA_BYTES, 0.8 * free * 2**30))
