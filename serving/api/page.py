@@ -22,7 +22,10 @@ POLICY = (
 
 
 class Page:
-    """The page's files. They are small, so they are held in memory; a browser asks again each time and mostly gets a 304."""
+    """The page's files. They are small, so they are held in memory; a browser asks again each time and mostly gets a 304.
+
+    Starlette's `StaticFiles` makes its ETags of the files' times, which differ between replicas, and does not compress.
+    """
 
     def __init__(self, directory: Path = DIRECTORY) -> None:
         files = sorted(path for path in directory.rglob("*") if path.suffix in SUFFIXES)

@@ -93,7 +93,8 @@ export function App() {
   const tags = info ? tagsOf(info) : [];
   const sharedTags = address.fields[TAGS]?.split(",") ?? tags;
   const shared = () => {
-    const fields = { ...address.fields, ...content.current.fields, [TAGS]: tags.join(",") };
+    const set = Object.entries(address.fields).filter(([, value]) => value !== "");
+    const fields = { ...content.current.fields, ...Object.fromEntries(set), [TAGS]: tags.join(",") };
     return new URL(formatAddress({ view: name, fields }), location.href).href;
   };
   const isForeign = tags.length > 0 && sharedTags.join() !== tags.join();

@@ -49,6 +49,10 @@ def test_every_token_has_the_bits_of_the_api(server: Server, open_page: Open) ->
         row = page.locator(f".surprise-row.{model} .average")
         assert float(row.get_attribute("data-average") or "nan") == pytest.approx(average)
         expect(row).to_contain_text(f"{average:.2f}")
+    averages = {model: float(page.locator(f".surprise-row.{model} .average").get_attribute("data-average") or "nan") for model in MODELS}
+    best = min(MODELS, key=averages.__getitem__)
+    expect(page.locator(".badge")).to_have_text("least surprised")
+    expect(page.locator(f".surprise-row.{best} .badge")).to_be_visible()
 
 
 def test_the_more_bits_the_stronger_the_colour(server: Server, open_page: Open) -> None:

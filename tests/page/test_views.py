@@ -91,6 +91,11 @@ def test_the_answer_is_marked_where_the_service_says(server: Server, open_page: 
         button.click()
         if candidate["start"] is not None:
             expect(page.locator(".passage mark")).to_have_text(CONTEXT[candidate["start"] : candidate["end"]], use_inner_text=False)
+    measured = get(f"{server.url}/info").json()["models"]["llm"]["metrics"]["squad2"]
+    page.locator("#threshold").fill("0.6")
+    at = next(point for point in measured["by_threshold"] if point["threshold"] == 0.6)
+    said = f"it answered {at['answered']:.0f} % of {measured['questions']} held-out questions"
+    expect(page.locator(".at-threshold")).to_contain_text(said)
     page.locator("#threshold").fill("0")
     expect(page.locator(".verdict")).to_have_text("Not in this passage")
     expect(page.locator(".passage mark")).to_have_count(0)
@@ -103,7 +108,8 @@ def test_a_guess_costs_what_the_rules_say(server: Server, open_page: Open) -> No
     guess.fill("The")
     expect(page.get_by_role("button", name="Guess", exact=True)).to_be_enabled()
     guess.press("Enter")
-    expect(page.locator(".reveal")).to_contain_text(re.compile(r"You said “The”. It was the: 0\.[12] bits for you"))
+    said = re.compile(r"You said “The”. It was the. You gave it a chance of 9\d %, which is 0\.[12] bits.")
+    expect(page.locator(".reveal")).to_contain_text(said)
     for _ in range(7):
         page.get_by_role("button", name="No idea").click()
     expect(page.locator(".verdict")).to_contain_text("beat")
@@ -122,6 +128,7 @@ def test_the_models_are_those_of_info(server: Server, open_page: Open) -> None:
         card = page.locator(f".model-card.{model}")
         expect(card).to_contain_text(info["models"][model]["tag"])
         expect(card).to_contain_text(f"{info['models'][model]['metrics']['bits_per_byte']:.2f}")
+    expect(page.get_by_role("heading", name="How the LLM learned to answer")).to_be_visible()
     expect(page.locator(".comparison .bars").first.locator("li")).to_have_count(len(info["comparison"]["models"]))
 
 
@@ -135,6 +142,9 @@ def test_the_address_restores_the_view_and_the_same_request_can_be_copied(server
     assert tags == [",".join(model["tag"] for model in get(f"{server.url}/info").json()["models"].values())]
     other, _ = open_page(address.partition("/ui")[0], address.partition("#")[2])
     expect(other.locator("textarea")).to_have_value("A ship & a “light” at 100 % #1")
+    other.locator("textarea").fill("The last keys, and at once the button")
+    other.get_by_role("button", name="Share").click()
+    assert "at+once+the+button" in other.locator("#share-link").input_value()
     expect(other.locator(".foreign")).to_have_count(0)
 
     command = page.locator("dialog pre").inner_text()

@@ -62,7 +62,8 @@ def squad2_metrics(outcomes: Outcomes, threshold: float) -> dict[str, Any]:
     """Return SQuAD 2.0's metrics in percent, at `threshold` and at the best ones (Rajpurkar et al., arXiv:1806.03822), with errors.
 
     Also returns the area under the ROC curve of `no_answer` (0.5 is chance) and, for answers and refusals in the order of their scores,
-    which share can be given so that 80 or 90 % are right (`coverage_at_80`, `coverage_at_90`), and the curve (`selective`).
+    which share can be given so that 80 or 90 % are right (`coverage_at_80`, `coverage_at_90`), and the curve (`selective`). `by_threshold`
+    tells for thresholds from 0 to 1 which share of the questions the model answers, and which share of those answers is right.
     """
     exact_match, f1 = outcomes.exact_match_at(threshold), outcomes.f1_at(threshold)
     has, none = outcomes.answerable, outcomes.unanswerable
@@ -90,7 +91,7 @@ def squad2_metrics(outcomes: Outcomes, threshold: float) -> dict[str, Any]:
     for name, metric in metrics.items():
         result[name] = metric(everything)
         result[f"{name}_error"] = float(np.nanstd([metric(rows) for rows in samples]))
-    return result | {"selective": _selective_answering(confidence, exact_match)}
+    return result | {"selective": _selective_answering(confidence, exact_match), "by_threshold": _by_threshold(outcomes)}
 
 
 def bootstrap_error(values: Sequence[float], contexts: Sequence[str]) -> float:
@@ -136,6 +137,16 @@ def _selective_answering(confidence: Array, correct: Array, points: int = 50) ->
     accuracies = _accuracies(correct[np.argsort(-confidence, kind="stable")])
     counts = np.unique(np.linspace(1, len(accuracies), points).round().astype(int))
     return [{"coverage": 100 * float(count) / len(accuracies), "accuracy": 100 * float(accuracies[count - 1])} for count in counts]
+
+
+def _by_threshold(outcomes: Outcomes, points: int = 21) -> list[dict[str, float]]:
+    """Return the share of questions that get an answer, and of right ones among these answers, in percent, at each threshold."""
+    rows = []
+    for threshold in np.linspace(0, 1, points).round(2).tolist():
+        answered = outcomes.no_answer <= threshold
+        right = 100 * float(outcomes.exact_match[answered].mean()) if answered.any() else 0.0
+        rows.append({"threshold": threshold, "answered": 100 * float(answered.mean()), "right_answers": right})
+    return rows
 
 
 def plot_selective_answering(directory: Path, points: list[dict[str, float]]) -> dict[str, str]:

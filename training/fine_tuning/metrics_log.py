@@ -1,6 +1,8 @@
 """The metrics that are logged during fine-tuning: `metrics.jsonl`, and TensorBoard's curves."""
 
+import itertools
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,16 @@ class MetricsLog:
             return []
         lines = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
         return [line for line in lines if line["kind"] == kind]
+
+    def curve(self, points: int = 40) -> list[dict[str, float]]:
+        """Return the training's loss in up to `points` parts: its mean over the steps of each, and the tokens read by its end."""
+        steps = self.read("train")
+        tokens = list(itertools.accumulate(line["tokens_per_second"] * line["seconds"] for line in steps))
+        bounds = sorted({round(len(steps) * part / points) for part in range(points + 1)})
+        return [
+            {"tokens": round(tokens[end - 1]), "loss": statistics.fmean(line["loss"] for line in steps[start:end])}
+            for start, end in itertools.pairwise(bounds)
+        ]
 
     def truncate(self, steps: int, validations: int) -> None:
         """Remove everything logged after `steps` steps and `validations` validations: a run resumed there logs it again."""

@@ -103,6 +103,7 @@ def fine_tune(
         calibrate(directory, data.validation, config.changed_share)
     metrics |= evaluate_artifact(directory, data.test)
     log.log("test", progress.steps, **metrics)
+    metrics["curve"] = log.curve()
     log.close()
     write_report(work, log, effective_settings(config), metrics)
     for path in (*work.glob("report.md"), *work.glob("*.png")):

@@ -54,7 +54,7 @@ def _metrics_table(metrics: dict[str, Any]) -> str:
                 f"{without_context['ended_share']:.1%} ended before the length limit",
             ),
             ("trained on", f"{metrics['rows']:,} questions, {metrics['tokens']:,} tokens, {metrics['steps']:,} steps"),
-            *([("registered", f"the weights of step {best['step']:,}, which had the best validation")] if best else []),
+            *([("registered", f"the weights of step {best['step']:,}")] if best else []),
             ("training time", f"{metrics['seconds']:,.0f} s, {metrics['tokens_per_second']:,.0f} tokens/s without padding"),
         ],
     )

@@ -1,6 +1,7 @@
 /** How right the model is if it answers only when it is sure: from its own evaluation on held-out questions. */
 
 import { Chart } from "../core/chart.js";
+import { valueOf } from "../core/fields.js";
 import { html, useState } from "../vendor/preact-htm.js";
 
 /**
@@ -26,7 +27,7 @@ export function Selective({ points, questions }) {
         max="100"
         step="1"
         value=${coverage}
-        onInput=${(/** @type {InputEvent} */ event) => setCoverage(Number(/** @type {HTMLInputElement} */ (event.target).value))}
+        onInput=${(/** @type {InputEvent} */ event) => setCoverage(Number(valueOf(event)))}
       />
       <p>Then <b class="number">${accuracy} %</b> of them are right.</p>
     </div>
@@ -35,10 +36,29 @@ export function Selective({ points, questions }) {
       x=${[0, 100]}
       y=${[0, 100]}
       label="Share of right responses by the share that is kept"
+      title="right, in percent of the responses that are kept"
       xName="share of the responses that is kept, the surest first"
       format=${(/** @type {number} */ value) => `${value} %`}
       cursor=${chosen.coverage}
     />
-    <p class="hint">Measured on ${questions} held-out questions after training, with questions that the passage does not answer among them.</p>
+    <p class="hint">
+      Measured on ${questions} held-out questions after training, some of which their passage does not answer. It changes nothing in the answer above.
+    </p>
   </section>`;
+}
+
+/**
+ * What a threshold did to the held-out questions.
+ *
+ * @param {object} props
+ * @param {{threshold: number, answered: number, right_answers: number}[]} props.points shares in percent
+ * @param {number} props.questions
+ * @param {number} props.threshold
+ */
+export function AtThreshold({ points, questions, threshold }) {
+  const distance = (/** @type {{threshold: number}} */ point) => Math.abs(point.threshold - threshold);
+  const [nearest] = [...points].sort((a, b) => distance(a) - distance(b));
+  if (!nearest) return null;
+  const right = nearest.answered ? `, and ${nearest.right_answers.toFixed(0)} % of those answers were right` : "";
+  return html`<span class="at-threshold">With about this one it answered ${nearest.answered.toFixed(0)} % of ${questions} held-out questions${right}.</span>`;
 }

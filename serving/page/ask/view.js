@@ -3,9 +3,10 @@
 import { call } from "../api/client.js";
 import { numberField } from "../core/address.js";
 import { PASSAGES } from "../core/examples.js";
+import { valueOf } from "../core/fields.js";
 import { percent, toCharacters } from "../core/text.js";
 import { html, useEffect, useState } from "../vendor/preact-htm.js";
-import { Selective } from "./selective.js";
+import { AtThreshold, Selective } from "./selective.js";
 
 /** @typedef {import("../types.d.ts").Schemas} Schemas */
 
@@ -139,13 +140,14 @@ export function AskView({ fields, change, info, share }) {
         ${isCurrent && answer.no_answer_probability !== null
           ? html`<div class="slider threshold">
               <label for="threshold">
-                Decline if the passage lacks the answer with more than${" "}
+                Say “Not in this passage” where that is likelier than${" "}
                 <output class="number">${Math.round(threshold * 100)} %</output>
               </label>
               <input id="threshold" type="range" min="0" max="1" step="0.01" value=${threshold}
                 onInput=${(/** @type {InputEvent} */ event) => change({ threshold: valueOf(event) })} />
               <p class="hint">
-                Here it is <b class="number">${percent(answer.no_answer_probability)}</b>. The model’s own threshold is ${Math.round(own * 100)} %.
+                Here it is <b class="number">${percent(answer.no_answer_probability)}</b> likely. The model’s own threshold is ${Math.round(own * 100)} %.
+                ${squad2?.["by_threshold"] ? html`${" "}<${AtThreshold} points=${squad2["by_threshold"]} questions=${squad2["questions"]} threshold=${threshold} />` : null}
               </p>
             </div>`
           : null}
@@ -185,9 +187,4 @@ function mark(context, { start, end }) {
   const characters = toCharacters(context);
   const part = (/** @type {number} */ from, /** @type {number | undefined} */ to) => characters.slice(from, to).join("");
   return html`${part(0, start)}<mark>${part(start, end)}</mark>${part(end, undefined)}`;
-}
-
-/** @param {Event} event */
-function valueOf(event) {
-  return /** @type {HTMLInputElement | HTMLTextAreaElement} */ (event.target).value;
 }

@@ -10,9 +10,10 @@ import { percent, visible } from "./text.js";
  * @param {Alternative[]} props.alternatives
  * @param {string} [props.actual] the token that did come, which is marked
  * @param {(alternative: Alternative) => void} [props.onPick] makes the words buttons
+ * @param {number} [props.longest] the probability that fills a bar
  * @param {string} props.label for screen readers
  */
-export function Bars({ alternatives, actual, onPick, label }) {
+export function Bars({ alternatives, actual, onPick, longest = 1, label }) {
   return html`<ol class="bars" aria-label=${label}>
     ${alternatives.map((alternative) => {
       const { text, probability } = alternative;
@@ -21,7 +22,7 @@ export function Bars({ alternatives, actual, onPick, label }) {
         ${onPick
           ? html`<button type="button" title="Continue from here with “${word}”" onClick=${() => onPick(alternative)}>${word}</button>`
           : html`<span class="word">${word}</span>`}
-        <span class="track"><span class="bar" style=${{ width: `${Math.max(probability * 100, 0.5)}%` }}></span></span>
+        <span class="track"><span class="bar" style=${{ width: `${Math.max((100 * probability) / longest, 0.5)}%` }}></span></span>
         <span class="number">${percent(probability)}</span>
       </li>`;
     })}

@@ -7,9 +7,9 @@ export const MODELS = ["bigram", "rnn", "llm"];
 
 /** @type {Record<ModelName, {name: string, said: string, era: string, sees: string, route: string, unit: string}>} */
 export const ABOUT = {
-  bigram: { name: "Bigram", said: "bigram", era: "1948", sees: "remembers one word", route: "/generate_text", unit: "words" },
-  rnn: { name: "LSTM", said: "LSTM", era: "1997", sees: "carries a memory along", route: "/generate_with_rnn", unit: "words" },
-  llm: { name: "LLM", said: "LLM", era: "today", sees: "reads everything so far", route: "/generate_with_llm", unit: "tokens" },
+  bigram: { name: "Bigram", said: "bigram", era: "1948", sees: "remembers the last word and nothing else", route: "/generate_text", unit: "words" },
+  rnn: { name: "LSTM", said: "LSTM", era: "1997", sees: "carries along a memory that fades", route: "/generate_with_rnn", unit: "words" },
+  llm: { name: "LLM", said: "LLM", era: "today", sees: "looks back at everything so far, as chatbots do", route: "/generate_with_llm", unit: "tokens" },
 };
 
 /**

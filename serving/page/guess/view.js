@@ -2,8 +2,9 @@
 
 import { numberField } from "../core/address.js";
 import { RIDDLES } from "../core/examples.js";
+import { valueOf } from "../core/fields.js";
 import { ABOUT, MODELS } from "../core/models.js";
-import { toCharacters, visible } from "../core/text.js";
+import { percent, toCharacters, visible } from "../core/text.js";
 import { useReadings } from "../surprise/readings.js";
 import { scoringRequest } from "../surprise/scoring.js";
 import { html, useEffect, useMemo, useRef, useState } from "../vendor/preact-htm.js";
@@ -87,6 +88,7 @@ export function GuessView({ fields, change, share }) {
             ? html`<${Reveal} round=${last} />`
             : html`<p class="hint">
                 A sure guess costs little if it is right and much if it is wrong: the rest of your belief is spread as the bigram spreads its own.
+                ${" "}Words that you guess are underlined with a solid line, the others with dots.
               </p>`}
         </div>
       </section>
@@ -105,7 +107,8 @@ export function GuessView({ fields, change, share }) {
 function Reveal({ round }) {
   const said = round.guess ? `You said “${round.guess}”. ` : "";
   return html`<p class="reveal">
-    ${said}It was <b>${visible(round.word.text)}</b>: <span class="number">${round.yours.toFixed(1)} bits</span> for you. Before they saw it,
+    ${said}It was <b>${visible(round.word.text)}</b>. You gave it a chance of ${percent(2 ** -round.yours)}, which is
+    ${" "}<span class="number">${round.yours.toFixed(1)} bits</span>. Before they saw it,
     ${" "}${MODELS.map((model) => `the ${ABOUT[model].said} expected “${visible(round.expected[model])}”`).join(", ")}.
   </p>`;
 }
@@ -145,9 +148,4 @@ function Result({ rounds, onAgain }) {
     <p class="verdict">${said}</p>
     <div><button type="button" class="primary" onClick=${onAgain}>Another text</button></div>
   </div>`;
-}
-
-/** @param {Event} event */
-function valueOf(event) {
-  return /** @type {HTMLInputElement} */ (event.target).value;
 }

@@ -33,6 +33,7 @@ export function ModelsView({ info, share }) {
   }, [info]);
   const comparison = /** @type {Metadata} */ (info?.comparison ?? {});
   const curve = info?.models.rnn.metrics?.["curve"];
+  const learned = info?.models.llm.metrics?.["curve"];
   const named = info ? weaknesses(info) : [];
   return html`<main class="view">
     <header>
@@ -50,7 +51,8 @@ export function ModelsView({ info, share }) {
               </section>`
             : null}
           ${comparison["models"] ? html`<${Comparison} comparison=${comparison} />` : null}
-          ${Array.isArray(curve) && curve.length ? html`<${Curve} curve=${curve} />` : null}`
+          ${isCurve(curve) ? html`<${LSTMCurve} curve=${curve} />` : null}
+          ${isCurve(learned) ? html`<${LLMCurve} curve=${learned} />` : null}`
       : html`<p class="muted">Asking the service…</p>`}
   </main>`;
 }
@@ -76,9 +78,9 @@ function ModelCard({ model, info, created }) {
     ["Parameters", compared.parameters ? count(compared.parameters) : null],
     ["Trained for", compared.training_seconds ? seconds(compared.training_seconds) : null],
     ["Bits per byte", number(measured["bits_per_byte"], 2)],
-    ["Word perplexity", measured["word_perplexity"] ? count(Math.round(measured["word_perplexity"])) : null],
-    ["Exact match", measured["exact_match"] === undefined ? null : `${number(measured["exact_match"], 1)} %, F1 ${number(measured["f1"], 1)} %`],
-    ["With unanswerable questions", squad2 ? `${number(squad2.exact_match, 1)} %, F1 ${number(squad2.f1, 1)} %` : null],
+    ["Word perplexity", measured["word_perplexity"] ? `as unsure as among ${count(Math.round(measured["word_perplexity"]))} words` : null],
+    ["Answers exactly right", measured["exact_match"] === undefined ? null : `${number(measured["exact_match"], 1)} %, words in common (F1) ${number(measured["f1"], 1)} %`],
+    ["… some without an answer", squad2 ? `${number(squad2.exact_match, 1)} %, F1 ${number(squad2.f1, 1)} %` : null],
     ["Seed", seed === null || seed === undefined ? null : String(seed)],
     ["Commit", commit ?? null],
   ];
@@ -101,6 +103,7 @@ function Comparison({ comparison }) {
   return html`<section class="card comparison" aria-labelledby="comparison">
     <h2 id="comparison">Side by side, on the same held-out text</h2>
     <p class="hint">
+      Beside the three: counting words without looking at any other, and the LLM before it learned to answer questions. On${" "}
       ${comparison["contexts"]} paragraphs, ${count(comparison["bytes"] ?? 0)} bytes${comparison["machine"] ? `; measured on ${comparison["machine"]}` : ""}
     </p>
     <div class="two">
@@ -117,7 +120,7 @@ function Comparison({ comparison }) {
         </ol>
       </figure>
       <figure>
-        <figcaption><h3>Speed <span class="hint">tokens a second, each step ten times more</span></h3></figcaption>
+        <figcaption><h3>Speed <span class="hint">tokens a second, higher is better; a bar twice as long is far more than twice as fast</span></h3></figcaption>
         <ol class="bars wide">
           ${rows.map(
             ({ id, name, style }) => html`<li key=${id} class=${style || "you"}>
@@ -149,9 +152,8 @@ function Samples({ comparison }) {
 }
 
 /** @param {{curve: {words: number, train: number, held_out: number}[]}} props losses in nats per word */
-function Curve({ curve }) {
-  const values = curve.flatMap((point) => [point.train, point.held_out]);
-  const domain = /** @type {[number, number]} */ ([Math.floor(Math.min(...values)), Math.ceil(Math.max(...values))]);
+function LSTMCurve({ curve }) {
+  const domain = domainOf(curve.flatMap((point) => [point.train, point.held_out]));
   const last = curve.at(-1);
   return html`<section class="card comparison" aria-labelledby="curve">
     <h2 id="curve">How the LSTM learned</h2>
@@ -163,10 +165,41 @@ function Curve({ curve }) {
       x=${[curve[0]?.words ?? 0, last?.words ?? 1]}
       y=${domain}
       label="The LSTM's loss in training and on held-out text, at the end ${last?.train.toFixed(2)} and ${last?.held_out.toFixed(2)} nats per word"
-      xName="loss in nats per word, by the words that it has read in training"
+      title="loss in nats per word"
+      xName="words read in training"
       format=${(/** @type {number} */ value) => String(value)}
     />
   </section>`;
+}
+
+/** @param {{curve: {tokens: number, loss: number}[]}} props losses in nats per token */
+function LLMCurve({ curve }) {
+  const last = curve.at(-1);
+  return html`<section class="card comparison llm" aria-labelledby="learned">
+    <h2 id="learned">How the LLM learned to answer</h2>
+    <${Chart}
+      lines=${[{ name: "training", style: "llm", points: curve.map((point) => ({ x: point.tokens, y: point.loss })) }]}
+      x=${[0, last?.tokens ?? 1]}
+      y=${domainOf(curve.map((point) => point.loss))}
+      label="The LLM’s loss in training, from ${curve[0]?.loss.toFixed(2)} to ${last?.loss.toFixed(2)} nats per token of the answers"
+      title="loss in nats per token of the answers"
+      xName="tokens read in training, up to ${count(last?.tokens ?? 0)}"
+      format=${(/** @type {number} */ value) => String(value)}
+    />
+  </section>`;
+}
+
+/** @param {unknown} curve */
+function isCurve(curve) {
+  return Array.isArray(curve) && curve.length > 1;
+}
+
+/**
+ * @param {number[]} values
+ * @returns {[number, number]}
+ */
+function domainOf(values) {
+  return [Math.floor(Math.min(...values)), Math.ceil(Math.max(...values))];
 }
 
 /** @param {number} value */

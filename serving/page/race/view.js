@@ -2,6 +2,7 @@
 
 import { call } from "../api/client.js";
 import { numberField } from "../core/address.js";
+import { valueOf } from "../core/fields.js";
 import { ABOUT, MODELS, perModel } from "../core/models.js";
 import { toAlternatives } from "../surprise/scoring.js";
 import { html, useEffect, useRef, useState } from "../vendor/preact-htm.js";
@@ -185,9 +186,4 @@ function useFirstWords(start) {
     return () => (clearTimeout(timer), controller.abort());
   }, [start]);
   return words;
-}
-
-/** @param {Event} event */
-function valueOf(event) {
-  return /** @type {HTMLInputElement} */ (event.target).value;
 }

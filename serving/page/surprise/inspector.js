@@ -27,6 +27,8 @@ export function Inspector({ readings, place, pinned, from, onContinue, onStrike,
       <p class="muted">Point at a word. Click it to keep it here: then you can strike it out, or let a model go on with another word.</p>
     </aside>`;
   }
+  const tops = MODELS.map((model) => readings[model] && pieceAt(readings[model], place)?.alternatives[0]?.probability);
+  const longest = Math.max(...tops.map((top) => top ?? 0)) || 1;
   return html`<aside class="inspector card ${pinned ? "pinned" : ""}" aria-label="What the models expected" aria-live=${pinned ? "polite" : "off"}>
     <div class="dialog-head">
       <h2>What did they expect?</h2>
@@ -37,7 +39,9 @@ export function Inspector({ readings, place, pinned, from, onContinue, onStrike,
           </span>`
         : null}
     </div>
-    ${MODELS.map((model) => html`<${Expectation} key=${model} ...${{ model, reading: readings[model], place, from, onContinue, pinned }} />`)}
+    ${MODELS.map(
+      (model) => html`<${Expectation} key=${model} ...${{ model, reading: readings[model], place, from, longest, onContinue, pinned }} />`,
+    )}
     <p class="hint">${pinned ? "Click another word to let the model go on with it." : "Click the word to keep this open."}</p>
   </aside>`;
 }
@@ -48,27 +52,38 @@ export function Inspector({ readings, place, pinned, from, onContinue, onStrike,
  * @param {import("../types.d.ts").Reading | undefined} props.reading
  * @param {number} props.place
  * @param {number} props.from
+ * @param {number} props.longest the probability that fills a bar
  * @param {boolean} props.pinned
  * @param {(model: ModelName, piece: Piece, alternative: Alternative) => void} props.onContinue
  */
-function Expectation({ model, reading, place, from, pinned, onContinue }) {
+function Expectation({ model, reading, place, from, longest, pinned, onContinue }) {
   const piece = reading && pieceAt(reading, place);
   if (!piece) return html`<section class="expectation ${model}"><h3>${ABOUT[model].name}</h3></section>`;
-  const { bits, text } = piece;
+  const { bits, text, start, end } = piece;
   const shown = piece.alternatives.slice(0, ALTERNATIVES);
   return html`<section class="expectation ${model}">
     <h3>${ABOUT[model].name}</h3>
     ${bits === null
       ? html`<p class="hint">The first word: this model needs one to start from.</p>`
       : html`<p class="cost">
-            <b>${visible(text)}</b> cost <span class="number" data-cost=${bits}>${bits.toFixed(1)} bits</span>
-            <span class="hint"> ${odds(bits)}${piece.start < from ? ", not charged" : ""}</span>
+            <b>${visible(text)}</b>: ${odds(bits)}
+            <span class="hint number" data-cost=${bits}>${cost(bits, end - start)}${start < from ? ", not charged" : ""}</span>
           </p>
           <${Bars}
             alternatives=${shown}
             actual=${text}
+            longest=${longest}
             label="What the ${ABOUT[model].name} expected"
             onPick=${pinned ? (/** @type {Alternative} */ alternative) => onContinue(model, piece, alternative) : undefined}
           />`}
   </section>`;
+}
+
+/**
+ * @param {number} bits
+ * @param {number} length in characters, which share the bits and the colour
+ */
+function cost(bits, length) {
+  const each = length > 1 ? `, ${(bits / length).toFixed(1)} for each of ${length} characters` : "";
+  return `${bits.toFixed(1)} bits${each}`;
 }

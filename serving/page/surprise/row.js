@@ -20,6 +20,7 @@ const LONG = 280;
  * @param {Error | undefined} props.failure
  * @param {number} props.from the first character that is charged
  * @param {number | null} props.average bits per byte
+ * @param {boolean} props.isBest whether no other model was less surprised
  * @param {(number | null)[] | null} props.changes in bits, for each token; null if no word is struck out
  * @param {number | null} props.place the character that is looked at
  * @param {(place: number | null) => void} props.onPlace
@@ -27,7 +28,7 @@ const LONG = 280;
  * @param {(place: number) => void} props.onStrike
  * @param {boolean} props.dark
  */
-export function Row({ model, characters, reading, failure, from, average, changes, place, onPlace, onPin, onStrike, dark }) {
+export function Row({ model, characters, reading, failure, from, average, isBest, changes, place, onPlace, onPin, onStrike, dark }) {
   const pieces = reading?.pieces ?? [];
   const active = pieces.findIndex((piece) => place !== null && piece.start <= place && place < piece.end);
   const id = (/** @type {number} */ i) => `${model}-${i}`;
@@ -51,6 +52,7 @@ export function Row({ model, characters, reading, failure, from, average, change
       <h2>${ABOUT[model].name} <span class="era">${ABOUT[model].era}</span></h2>
       <p class="hint">${ABOUT[model].sees}</p>
       <p class="average number" data-average=${average ?? ""}>
+        ${isBest ? html`<span class="badge">least surprised</span>` : null}
         <strong>${average === null || Number.isNaN(average) ? "–" : average.toFixed(2)}</strong> <span>bits per byte</span>
       </p>
     </header>

@@ -3,6 +3,7 @@
 import { call } from "../api/client.js";
 import { Chart } from "../core/chart.js";
 import { EXAMPLES } from "../core/examples.js";
+import { valueOf } from "../core/fields.js";
 import { ABOUT, MODELS, perModel } from "../core/models.js";
 import { splitWords, toCharacters, visible } from "../core/text.js";
 import { html, useEffect, useMemo, useState } from "../vendor/preact-htm.js";
@@ -125,15 +126,17 @@ export function SurpriseView({ fields, change, dark, share }) {
             ...${{ model, characters, reading, from, place, dark }}
             failure=${after.failures[model]}
             average=${averages[model]}
+            isBest=${averages[model] !== null && MODELS.every((other) => (averages[other] ?? 0) >= (averages[model] ?? 0))}
             changes=${changed}
             onPlace=${setHovered}
             onPin=${(/** @type {number} */ at) => setPinned(pinned === at ? null : at)}
             onStrike=${strike}
           />`;
         })}
-        <${Running} readings=${isComplete ? readings : {}} from=${from} length=${characters.length} cursor=${place} />
+        <${Running} readings=${isComplete ? readings : {}} from=${from} characters=${characters} cursor=${place} />
         <p class="hint note">
-          <b>Bits per byte</b> is the average surprise for one letter. A coin toss is one bit; blind guessing would cost 8. Lower is better.
+          <b>Bits per byte</b> is the average surprise for one letter: a coin toss is one bit, and blind guessing would cost eight for each letter.
+          ${" "}The first word surprises most, because there is nothing to go on yet.
           ${from > 0 ? html`${" "}The dotted beginning is charged to no model, because one of them needs a first word to start from.` : null}
         </p>
       </div>
@@ -171,7 +174,8 @@ function Composer({ text, onText }) {
       maxlength=${MAX_CHARACTERS}
       placeholder="Type or paste any text"
       value=${draft}
-      onInput=${(/** @type {InputEvent} */ event) => setDraft(/** @type {HTMLTextAreaElement} */ (event.target).value)}
+      onInput=${(/** @type {InputEvent} */ event) => setDraft(valueOf(event))}
+      onChange=${(/** @type {Event} */ event) => valueOf(event).trim() && onText(valueOf(event))}
     ></textarea>
     <div class="chips" role="group" aria-label="Examples">
       ${EXAMPLES.map(
@@ -194,7 +198,9 @@ function Legend({ dark }) {
       </span>`,
     )}
     <span>surprising</span>
-  </p>`;
+    <span class="meaning">average surprise for a letter: lower is better</span>
+  </p>
+  <p class="hint">Point at a word, or tap it, to see what each model expected there.</p>`;
 }
 
 /**
@@ -203,10 +209,10 @@ function Legend({ dark }) {
  * @param {object} props
  * @param {import("./readings.js").Readings} props.readings
  * @param {number} props.from
- * @param {number} props.length in characters
+ * @param {string[]} props.characters
  * @param {number | null} props.cursor
  */
-function Running({ readings, from, length, cursor }) {
+function Running({ readings, from, characters, cursor }) {
   const lines = MODELS.flatMap((model) => {
     const reading = readings[model];
     if (!reading) return [];
@@ -214,14 +220,17 @@ function Running({ readings, from, length, cursor }) {
   });
   const highest = Math.max(4, ...lines.flatMap((line) => line.points.slice(8).map((point) => point.y)));
   const said = lines.map((line) => `${line.name} ${line.points.at(-1)?.y.toFixed(2)}`).join(", ");
+  const word = cursor === null ? "" : splitWords(characters).find(({ start, end }) => start <= cursor && cursor < end)?.text ?? "";
   return html`<${Chart}
     lines=${lines}
-    x=${[from, Math.max(length, from + 1)]}
+    x=${[from, Math.max(characters.length, from + 1)]}
     y=${[0, Math.ceil(highest)]}
     label="Bits per byte of the text so far, at its end: ${said}"
-    xName="bits per byte of the text so far"
+    title="Average surprise so far, in bits per byte"
+    xName="from the first letter to the last"
     format=${(/** @type {number} */ value) => String(value)}
     cursor=${cursor !== null && cursor >= from ? cursor : null}
+    cursorName=${word.trim()}
   />`;
 }
 

@@ -57,6 +57,17 @@ def test_the_best_scores_are_no_worse_than_always_or_never_answering_and_the_thr
     assert 0 < metrics["exact_match_error"] < 5
 
 
+def test_each_threshold_has_the_share_of_questions_that_get_an_answer_and_of_right_answers() -> None:
+    outcomes = simulated(600)
+    points = squad2_metrics(outcomes, 0.5)["by_threshold"]
+    assert [point["threshold"] for point in points] == pytest.approx(np.linspace(0, 1, 21).tolist())
+    assert points[-1] == {"threshold": 1, "answered": 100, "right_answers": pytest.approx(100 * outcomes.exact_match.mean())}
+    middle = points[10]
+    declined = outcomes.no_answer > 0.5
+    right = middle["answered"] * middle["right_answers"] / 100 + 100 * (declined & outcomes.unanswerable).mean()
+    assert right == pytest.approx(100 * outcomes.exact_match_at(0.5).mean())
+
+
 def test_the_bootstrap_draws_whole_contexts() -> None:
     values = [1.0] * 50 + [0.0] * 50
     apart = bootstrap_error(values, [str(n) for n in range(100)])

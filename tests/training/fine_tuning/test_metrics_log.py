@@ -1,5 +1,8 @@
+import itertools
 import json
 from pathlib import Path
+
+import pytest
 
 from training.fine_tuning.metrics_log import MetricsLog
 
@@ -27,3 +30,16 @@ def test_processes_other_than_the_main_one_write_nothing(tmp_path: Path) -> None
     log.log("train", 1, loss=1.0)
     log.close()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("steps", [1, 3, 41, 100])
+def test_the_curve_covers_all_steps(steps: int, tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path)
+    for step in range(1, steps + 1):
+        log.log("train", step, loss=float(step), tokens_per_second=500.0, seconds=2.0)
+    log.close()
+    curve = log.curve()
+    assert len(curve) == min(steps, 40)
+    assert curve[-1]["tokens"] == 1000 * steps
+    parts = [now["tokens"] - before["tokens"] for before, now in itertools.pairwise([{"tokens": 0}, *curve])]
+    assert sum(part * point["loss"] for part, point in zip(parts, curve, strict=True)) == pytest.approx(1000 * sum(range(steps + 1)))
