@@ -41,5 +41,7 @@ def test_the_curve_covers_all_steps(steps: int, tmp_path: Path) -> None:
     curve = log.curve()
     assert len(curve) == min(steps, 40)
     assert curve[-1]["tokens"] == 1000 * steps
-    parts = [now["tokens"] - before["tokens"] for before, now in itertools.pairwise([{"tokens": 0}, *curve])]
-    assert sum(part * point["loss"] for part, point in zip(parts, curve, strict=True)) == pytest.approx(1000 * sum(range(steps + 1)))
+    ends = [0.0, *(point["tokens"] for point in curve)]
+    assert sum((end - start) * point["loss"] for (start, end), point in zip(itertools.pairwise(ends), curve, strict=True)) == pytest.approx(
+        1000 * sum(range(steps + 1))
+    )
