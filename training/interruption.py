@@ -19,8 +19,8 @@ class Interrupted(KeyboardInterrupt):
 
     @property
     def exit_status(self) -> int:
-        """0 after SIGTERM, which schedulers send to end a run cleanly; 130 after Ctrl-C, as shells expect."""
-        return 0 if self.signal_number == signal.SIGTERM else 128 + self.signal_number
+        """143 after SIGTERM and 130 after Ctrl-C, as shells have it. The run is not finished: a scheduler should start it again."""
+        return 128 + self.signal_number
 
 
 class Interruption:

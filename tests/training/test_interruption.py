@@ -27,11 +27,11 @@ NOTICE = "finishing this step, then saving; a second signal ends the run at once
 @pytest.mark.parametrize(
     ("program", "printed", "notices"),
     [
-        (["send(signal.SIGTERM)", "print('not reached')"], ["not saved 0"], 0),
+        (["send(signal.SIGTERM)", "print('not reached')"], ["not saved 143"], 0),
         (["send(signal.SIGINT)", "print('not reached')"], ["not saved 130"], 0),
         (
             ["with interruption.deferred():", "    send(signal.SIGTERM)", "    print('saving')", "print('not reached')"],
-            ["saving", "saved 0"],
+            ["saving", "saved 143"],
             1,
         ),
         (["with interruption.deferred():", "    send(signal.SIGINT)", "    print('saving')"], ["saving", "saved 130"], 1),
@@ -40,11 +40,11 @@ NOTICE = "finishing this step, then saving; a second signal ends the run at once
             ["not saved 130"],
             1,
         ),
-        (["with interruption.deferred():", "    pass", "send(signal.SIGTERM)", "print('not reached')"], ["not saved 0"], 0),
+        (["with interruption.deferred():", "    pass", "send(signal.SIGTERM)", "print('not reached')"], ["not saved 143"], 0),
         (["with interruption.deferred():", "    print(interruption.requested)"], ["None", "not interrupted"], 0),
         (  # another process received the signal first
             ["with interruption.deferred():", "    interruption.requested = 15", "    send(signal.SIGTERM)", "    print('saving')"],
-            ["saving", "saved 0"],
+            ["saving", "saved 143"],
             1,
         ),
     ],

@@ -5,12 +5,18 @@ lengths of training sequences, plain matrix products with a bf16 softmax are two
 small.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
 MATMUL = "trigen_matmul"
+MAX_DIFFERENCE = 0.1
+"""Between the hidden states of two attentions, as a share of their norm: in bf16 they differ by a few percent, and by far more if one
+ignores what the other does."""
 
 
 def segment_mask(segments: Tensor) -> Tensor:
@@ -56,15 +62,45 @@ def matmul_attention(
     return mixed.view(rows, heads, length, size).transpose(1, 2), None
 
 
+@contextmanager
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Compute without dropout and gradients, and restore the model's mode afterwards."""
+    mode = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(mode)
+
+
 def _no_mask(*_: object, **__: object) -> None:
     return None
 
 
-def choose_attention(model: PreTrainedModel, device: torch.device, bf16: bool) -> None:
-    """Make `model` use matrix products on a CPU in bf16, where they are faster, and torch's fused attention otherwise."""
+def choose_attention(model: PreTrainedModel, device: torch.device, bf16: bool, length: int) -> None:
+    """Make `model` use the fastest attention on `device`, which it is to train on, that computes what its architecture asks for.
+
+    That is torch's fused attention, or transformers' own where an architecture does not support that. On a CPU in bf16, matrix products
+    are faster. They know neither windows, caps nor sinks, so they are taken only if they give the same hidden states for `length` tokens.
+    """
     AttentionInterface.register(MATMUL, matmul_attention)
     AttentionMaskInterface.register(MATMUL, _no_mask)
-    model.set_attn_implementation(MATMUL if bf16 and device.type == "cpu" else "sdpa")
+    supported = "sdpa" if model._supports_sdpa else "eager"
+    model.set_attn_implementation(supported)
+    if bf16 and device.type == "cpu":
+        expected = _hidden_states(model, length)
+        model.set_attn_implementation(MATMUL)
+        difference = (_hidden_states(model, length) - expected).norm() / expected.norm()
+        if difference > MAX_DIFFERENCE:
+            model.set_attn_implementation(supported)
+
+
+def _hidden_states(model: PreTrainedModel, length: int) -> Tensor:
+    ids = torch.arange(length)[None] % model.config.vocab_size
+    with evaluating(model), torch.autocast("cpu", torch.bfloat16):
+        hidden: Tensor = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    return hidden.float()
 
 
 def attention_mask(model: PreTrainedModel, segments: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 STATE = "state.json"
 KEPT = 2
@@ -21,9 +22,7 @@ def save_checkpoint(directory: Path, accelerator: Accelerator, step: int, state:
     """
     target = directory / f"step-{step:08d}"
     unfinished = directory / f".{target.name}.writing"
-    exists = _is_complete(target)
-    accelerator.wait_for_everyone()  # all processes have looked before one of them writes
-    if exists:
+    if broadcast_object_list([_is_complete(target)])[0]:  # the main process looks: others may see another file system
         return
     if accelerator.is_main_process:
         for leftover in directory.glob(".step-*.writing"):

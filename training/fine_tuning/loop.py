@@ -17,16 +17,16 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
-from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from training.config import Config
 from training.data.batching import Batch, MicroBatchSampler, StepSampler, collate
-from training.fine_tuning.attention import attention_mask, choose_attention
+from training.fine_tuning.attention import choose_attention
 from training.fine_tuning.checkpoint import read_state, save_checkpoint
 from training.fine_tuning.metrics_log import MetricsLog
+from training.fine_tuning.objective import SupervisedLoss
 from training.interruption import Interruption
 from training.progress import progress_bar
 
@@ -35,26 +35,6 @@ WARM_UP = 0.05
 Step = tuple[list[int], list[Batch]]
 """The indices of all sequences of a step, and the micro-batches of it that this process computes."""
 BAR = "{desc} {percentage:3.0f}%|{bar}| {remaining} left{postfix}"
-
-
-class SupervisedLoss(torch.nn.Module):
-    """A causal LM whose output is its weighted cross-entropy, summed over the supervised tokens.
-
-    Those are a few percent of SQuAD's tokens, and the head is a third of GPT-2's work, so only their hidden states reach the head.
-    """
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Return the sum of weight × nats over the batch's supervised tokens, a float32 scalar."""
-        segment_inputs = {}
-        if batch.segments is not None:
-            segment_inputs = {"position_ids": batch.position_ids, "attention_mask": attention_mask(self.model, batch.segments)}
-        hidden = self.model.base_model(input_ids=batch.input_ids, use_cache=False, **segment_inputs).last_hidden_state
-        logits = self.model.get_output_embeddings()(hidden.flatten(0, 1)[batch.predictors])
-        return (cross_entropy(logits.float(), batch.targets, reduction="none") * batch.weights).sum()
 
 
 def learning_rate(peak: float, fraction_done: float) -> float:
@@ -131,12 +111,13 @@ class FineTuner:
     ) -> None:
         self.model, self.config, self.seconds, self.validate = model, config, seconds, validate
         self.accelerator, self.metrics_log, self.checkpoints = accelerator, metrics_log, checkpoints
-        choose_attention(model, accelerator.device, accelerator.mixed_precision == "bf16")
+        choose_attention(model, accelerator.device, accelerator.mixed_precision == "bf16", config.max_length)
+        objective = SupervisedLoss(model)
         if accelerator.device.type == "cuda":  # block by block: compiling the whole model takes minutes and needs a dense mask
             for block in blocks(model):
                 block.compile(dynamic=True)
         model.to(accelerator.device)
-        self.objective, self.optimizer = accelerator.prepare(SupervisedLoss(model), build_optimizer(model))
+        self.objective, self.optimizer = accelerator.prepare(objective, build_optimizer(model))
         self.sampler = StepSampler(sequences["length"], config.batch_tokens, config.seed)
         self.sequences = sequences.with_format("numpy")
         self.weights, self.questions = np.asarray(sequences["supervised"]), np.asarray(sequences["questions"])
@@ -198,7 +179,8 @@ class FineTuner:
         """Take steps until a validation mark is passed, the training is finished, or any process has received a signal."""
         progress = self.progress
         while not self._needs_validation and not self.finished:
-            signal_number = self._take_step(*next(steps), interruption)
+            started = time.perf_counter()
+            signal_number = self._take_step(*next(steps), started, interruption)
             speed = f"{progress.tokens_per_second:,.0f} tokens/s"
             bar.set_postfix_str(f"step {progress.steps}, loss {progress.loss:.3f}, {speed}", refresh=False)
             bar.update(self.fraction_done - bar.n)
@@ -223,9 +205,12 @@ class FineTuner:
                 yield step, [next(batches) for _ in batch_sampler.micro_batches(step)]
             progress.epoch, progress.position = progress.epoch + 1, 0
 
-    def _take_step(self, step: list[int], batches: list[Batch], interruption: Interruption) -> int:
-        """Take one optimizer step and log it. Return the signal that any process has received, or 0."""
-        started, accelerator, progress = time.perf_counter(), self.accelerator, self.progress
+    def _take_step(self, step: list[int], batches: list[Batch], started: float, interruption: Interruption) -> int:
+        """Take one optimizer step and log it. Return the signal that any process has received, or 0.
+
+        `started` is the time, from `time.perf_counter`, at which the process began to load the step.
+        """
+        accelerator, progress = self.accelerator, self.progress
         # The rate is zero at 0 and at 1. Counting from 1 to max_steps of max_steps + 1, no step gets a rate of zero.
         rate = learning_rate(self.config.learning_rate, max(self.fraction_done, (progress.steps + 1) / (self.max_steps + 1)))
         for group in self.optimizer.param_groups:
@@ -240,6 +225,8 @@ class FineTuner:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
+        if accelerator.device.type != "cpu":  # a GPU has only been told what to compute
+            torch.accelerator.synchronize()
         # Gather what each process alone knows: its share of the loss and of the tokens, its clock, its signal.
         local = [local_loss, sum(batch.tokens for batch in batches), time.perf_counter() - started, interruption.requested or 0]
         gathered = accelerator.gather(torch.tensor([local], dtype=torch.float64, device=accelerator.device)).cpu()
@@ -275,5 +262,5 @@ def build_optimizer(model: PreTrainedModel) -> torch.optim.AdamW:
 
 
 def blocks(model: PreTrainedModel) -> torch.nn.ModuleList:
-    """Return the transformer blocks."""
-    return next(child for child in model.base_model.children() if isinstance(child, torch.nn.ModuleList))
+    """Return the transformer blocks: the outermost list of modules. OPT's is not a child of its base model, but of the decoder there."""
+    return next(module for module in model.base_model.modules() if isinstance(module, torch.nn.ModuleList))

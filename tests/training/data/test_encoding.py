@@ -17,7 +17,7 @@ from training.data.squad import load_splits
 from training.data.unanswerable import Mixture
 from training.errors import TrainingError
 from training.fine_tuning.attention import choose_attention
-from training.fine_tuning.loop import SupervisedLoss
+from training.fine_tuning.objective import SupervisedLoss
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_sharing_gives_the_loss_and_the_gradients_of_separate_rows(
     losses, gradients = [], []
     for share in (True, False):
         model = AutoModelForCausalLM.from_pretrained(tiny_base).eval()
-        choose_attention(model, torch.device("cpu"), bf16)
+        choose_attention(model, torch.device("cpu"), bf16, 512)
         config = EncodingConfig(share_context=share, max_length=1000, context_free_share=0.5, abstain=abstain)
         encoded = encode(rows, tokenizer, config).with_format("numpy")
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):

@@ -1,0 +1,67 @@
+"""Small random models of other architectures: the training's loss is that of the model as transformers computes it."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from training.data.batching import Batch
+from training.fine_tuning.attention import MATMUL, choose_attention
+from training.fine_tuning.loop import blocks
+from training.fine_tuning.objective import SupervisedLoss
+
+LENGTH, WINDOW = 48, 16
+LLAMA: dict[str, Any] = {
+    "vocab_size": 300, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+HEADS = {"head_dim": 16}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "llama": LLAMA,
+    "qwen2": LLAMA,
+    "qwen3": LLAMA | HEADS,
+    "mistral": LLAMA | {"sliding_window": WINDOW},
+    "gemma2": LLAMA | HEADS | {"sliding_window": WINDOW, "query_pre_attn_scalar": 16, "final_logit_softcapping": 2.0},
+    "gemma3_text": LLAMA | HEADS | {"sliding_window": WINDOW},
+    "granite": LLAMA | {"logits_scaling": 8.0, "embedding_multiplier": 12.0, "residual_multiplier": 0.2},
+    "cohere": LLAMA | {"logit_scale": 0.0625},
+    "gpt_neox": LLAMA,
+    "opt": LLAMA | {"ffn_dim": 128, "word_embed_proj_dim": 64},
+}
+WINDOWED, NONLINEAR = {"mistral", "gemma2", "gemma3_text"}, {"gemma2", "granite", "cohere"}
+
+
+def build(name: str) -> PreTrainedModel:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(name, **ARCHITECTURES[name])
+    config.initializer_range = config.init_std = 0.2  # so that attention matters
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
+    return model
+
+
+def batch_of_one_text() -> Batch:
+    ids = torch.randint(5, 300, (1, LENGTH), generator=torch.Generator().manual_seed(1))
+    predictors = torch.arange(LENGTH - 1)
+    return Batch(ids, torch.arange(LENGTH)[None], None, predictors, ids[0, 1:], torch.ones(LENGTH - 1), LENGTH)
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_loss_is_the_models_own(name: str, bf16: bool) -> None:
+    model, batch = build(name), batch_of_one_text()
+    model.set_attn_implementation("eager")
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        logits = model(input_ids=batch.input_ids).logits[0, :-1].float()
+        choose_attention(model, torch.device("cpu"), bf16, LENGTH)
+        objective = SupervisedLoss(model)
+        loss = objective(batch)
+    assert (model.config._attn_implementation == MATMUL) == (bf16 and name not in WINDOWED)
+    assert objective.head_is_linear == (name not in NONLINEAR)
+    assert loss.item() == pytest.approx(cross_entropy(logits, batch.targets, reduction="sum").item(), rel=0.02 if bf16 else 1e-5)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_blocks_are_found(name: str) -> None:
+    assert len(blocks(build(name))) == 2
