@@ -53,13 +53,14 @@ def prepare(directory: Path, base_model: str) -> Path:
     from training.data.selection import contexts
     from training.data.squad import load_splits
     from training.device import silence_libraries
-    from training.export.artifact import save_artifact
+    from training.export.artifact import export_for_cpu, save_artifact
     from training.fine_tuning.base_model import load_base
     from training.word_models.fitting import fit_bigram, fit_rnn
 
     silence_libraries(True)
     model, tokenizer = load_base(base_model, 1024)
     save_artifact(model, tokenizer, directory / "llm", Config.prompt)
+    export_for_cpu(directory / "llm")
     texts = contexts(load_splits("data/quickstart").train)
     fit_bigram(texts, texts[:1], directory / "bigram")
     fit_rnn(texts, texts[:1], directory / "rnn", 30, 0)

@@ -147,7 +147,7 @@ def load_engine(directory: Path, name: str = "auto", *, reproducible: bool = Fal
     requests. The packages of an engine are imported only when it is loaded, so either can be used without the other. Raises
     ValueError for an unknown name, and for a reproducible transformers engine.
     """
-    if name == "transformers" or (name == "auto" and not reproducible and _has_cuda()):
+    if name == "transformers" or (name == "auto" and not reproducible and default_engine() == "transformers"):
         if reproducible:
             raise ValueError("the transformers engine is not reproducible: use the openvino engine")
         from models.engines.transformers import TransformersEngine
@@ -160,9 +160,14 @@ def load_engine(directory: Path, name: str = "auto", *, reproducible: bool = Fal
     raise ValueError(f"unknown engine {name!r}: use auto, openvino or transformers")
 
 
+def default_engine() -> str:
+    """Return the name of the engine for this machine: transformers if there is a GPU that torch can use, else openvino."""
+    return "transformers" if _has_cuda() else "openvino"
+
+
 def _has_cuda() -> bool:
-    # Without a driver's device file there is no need to import torch, which takes seconds.
-    if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg")):
+    # Without a driver's device file (NVIDIA's, WSL's or AMD's) there is no need to import torch, which takes seconds.
+    if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")):
         return False
     try:
         import torch

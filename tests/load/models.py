@@ -13,7 +13,7 @@ from training.config import Config
 from training.data.selection import contexts
 from training.data.squad import load_splits
 from training.device import silence_libraries
-from training.export.artifact import save_artifact
+from training.export.artifact import export_for_cpu, save_artifact
 from training.fine_tuning.base_model import load_base
 from training.word_models.fitting import fit_bigram, fit_rnn
 from training.word_models.lstm import LSTMConfig
@@ -33,6 +33,7 @@ def create(directory: Path, base_model: str) -> None:
     """Write the artifacts to `directory` and register them in the store of BENTOML_HOME."""
     silence_libraries(True)
     save_artifact(*load_base(base_model, 1024), directory / "llm", Config.prompt)
+    export_for_cpu(directory / "llm")
     texts = word_texts()
     fit_bigram(texts, texts[:1], directory / "bigram")
     fit_rnn(texts, texts[:1], directory / "rnn", FIT_SECONDS, 0)

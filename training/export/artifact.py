@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.answering.answers import ALWAYS_ANSWERS, AnswerSettings
 from models.answering.prompts import PromptOrder, document_start
+from models.engines import default_engine
 from models.llm import LLM, SETTINGS_FILE
 from training.export.openvino_ir import export_openvino
 
@@ -22,7 +23,7 @@ def save_artifact(
     prompt_order: PromptOrder,
     answers: AnswerSettings = ALWAYS_ANSWERS,
 ) -> None:
-    """Write the artifact: a Hugging Face directory in bf16, `trigen.json`, and the CPU engine's OpenVINO IR."""
+    """Write what the GPU's engine reads: a Hugging Face directory in bf16, and `trigen.json`. `export_for_cpu` completes the artifact."""
     shutil.rmtree(directory, ignore_errors=True)
     model = copy.deepcopy(model).bfloat16()
     model.generation_config.eos_token_id = tokenizer.eos_token_id
@@ -30,8 +31,13 @@ def save_artifact(
     tokenizer.save_pretrained(directory)
     settings = {"document_start": document_start(tokenizer), "prompt_order": prompt_order, "answers": answers.model_dump()}
     (directory / SETTINGS_FILE).write_text(json.dumps(settings) + "\n")
-    print("exporting for the CPU engine …", flush=True)
-    export_openvino(directory, directory / "openvino")
+
+
+def export_for_cpu(directory: Path) -> None:
+    """Add the CPU engine's OpenVINO IR to an artifact, unless it is there."""
+    if not (directory / "openvino").exists():
+        print("exporting for the CPU engine …", flush=True)
+        export_openvino(directory, directory / "openvino")
 
 
 def set_answer_settings(directory: Path, answers: AnswerSettings) -> None:
@@ -42,7 +48,12 @@ def set_answer_settings(directory: Path, answers: AnswerSettings) -> None:
 
 @contextmanager
 def open_artifact(directory: Path) -> Iterator[LLM]:
-    """Load an artifact into the engine that serves it on this machine, and close the engine afterwards."""
+    """Load an artifact into the engine that serves it on this machine, and close the engine afterwards.
+
+    A CPU exports it first, if need be. A GPU does not need that, and the validations of a fine-tuning there do without.
+    """
+    if default_engine() == "openvino":
+        export_for_cpu(directory)
     llm = LLM.load(directory)
     try:
         yield llm

@@ -14,7 +14,7 @@ from training.data.selection import draw
 from training.errors import TrainingError, first_line
 from training.evaluation.answers import evaluate
 from training.evaluation.report import answer_measures, plot_answers, squad2_sections
-from training.export.artifact import save_artifact
+from training.export.artifact import open_artifact, save_artifact
 from training.figures import table
 from training.fine_tuning.base_model import load_base
 from training.run import create_directory, display_name, print_answer_metrics
@@ -42,7 +42,8 @@ def evaluate_only(test: Dataset, config: Config) -> None:
         create_directory(output)
         with tempfile.TemporaryDirectory() as scratch:
             save_artifact(model, tokenizer, Path(scratch) / "llm", config.prompt)
-            metrics = _evaluate_artifact(Path(scratch) / "llm", rows)
+            with open_artifact(Path(scratch) / "llm") as llm:
+                metrics = _evaluate(llm, rows)
     print_answer_metrics(metrics)
     (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     _write_report(output, display_name(config.base_model), display_name(config.dataset), metrics)
@@ -55,7 +56,11 @@ def _evaluate_artifact(directory: Path, rows: Dataset) -> dict[str, Any]:
     except Exception as error:  # of many types: files that are missing or broken, an engine that does not start
         raise TrainingError(f"--eval-only {directory}: the artifact cannot be loaded ({first_line(error)})") from error
     with closing(model):
-        return {"engine": type(model.engine).__name__} | evaluate(model, rows)
+        return _evaluate(model, rows)
+
+
+def _evaluate(model: LLM, rows: Dataset) -> dict[str, Any]:
+    return {"engine": type(model.engine).__name__} | evaluate(model, rows)
 
 
 def _write_report(output: Path, model: str, dataset: str, metrics: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from training.errors import TrainingError
 from training.evaluation.abstention import MIN_FIT, fit_answer_settings
 from training.evaluation.answers import TOO_LONG, answer_rows, evaluate, outcomes, sample_answers
 from training.evaluation.bits_per_byte import bits_per_byte, excerpts
-from training.export.artifact import open_artifact, save_artifact, set_answer_settings
+from training.export.artifact import export_for_cpu, open_artifact, save_artifact, set_answer_settings
 from training.export.quantization import choose_weights
 from training.fine_tuning.base_model import supports_shared_context
 from training.fine_tuning.checkpoint import newest_checkpoint
@@ -95,6 +95,7 @@ def fine_tune(
         shutil.copytree(work / "best", directory, dirs_exist_ok=True)
     else:
         save_artifact(model, tokenizer, directory, config.prompt, answer_settings(config))
+    export_for_cpu(directory)  # also on a GPU: the model store's artifacts run anywhere
     metrics = progress.summary() | {"best_validation": progress.best or None}
     metrics |= compare_bits_per_byte(directory, tokenizer, data.texts, accelerator, log)
     if config.int8_check:  # preferably on questions that belong to neither the training nor the test data
