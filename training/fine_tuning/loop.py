@@ -6,6 +6,7 @@ the epoch only, so any number of processes takes the same steps, up to rounding.
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -117,7 +118,7 @@ class FineTuner:
             for block in blocks(model):
                 block.compile(dynamic=True)
         model.to(accelerator.device)
-        self.objective, self.optimizer = accelerator.prepare(objective, build_optimizer(model))
+        self.objective, self.optimizer = accelerator.prepare(objective, build_optimizer(model, config.bottom_rate))
         self.sampler = StepSampler(sequences["length"], config.batch_tokens, config.seed)
         self.sequences = sequences.with_format("numpy")
         self.weights, self.questions = np.asarray(sequences["supervised"]), np.asarray(sequences["questions"])
@@ -214,7 +215,7 @@ class FineTuner:
         # The rate is zero at 0 and at 1. Counting from 1 to max_steps of max_steps + 1, no step gets a rate of zero.
         rate = learning_rate(self.config.learning_rate, max(self.fraction_done, (progress.steps + 1) / (self.max_steps + 1)))
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
         total_weight, local_loss = float(self.weights[step].sum()), 0.0
         for batch in batches:
             with nullcontext() if batch is batches[-1] else accelerator.no_sync(self.objective):
@@ -253,12 +254,32 @@ class FineTuner:
         progress.best_f1 = max(progress.best_f1, metrics["f1"])
 
 
-def build_optimizer(model: PreTrainedModel) -> torch.optim.AdamW:
-    """Return a fused AdamW with weight decay on matrices, including embeddings, but not on biases and norms."""
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
+def build_optimizer(model: PreTrainedModel, bottom_rate: float) -> torch.optim.AdamW:
+    """Return a fused AdamW with weight decay on matrices, including embeddings, but not on biases and norms.
+
+    Each parameter group has a `scale`, its share of the learning rate (see `learning_rate_scales`).
+    """
+    scales = learning_rate_scales(model, bottom_rate)
+    groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = defaultdict(list)
+    for parameter in model.parameters():
+        groups[scales[parameter], parameter.dim() >= 2].append(parameter)
+    settings = [
+        {"params": members, "scale": scale, "weight_decay": 0.01 if is_matrix else 0.0} for (scale, is_matrix), members in groups.items()
+    ]
+    return torch.optim.AdamW(settings, betas=(0.9, 0.95), fused=True)
+
+
+def learning_rate_scales(model: PreTrainedModel, bottom_rate: float) -> dict[torch.nn.Parameter, float]:
+    """Return the share of the learning rate that each parameter learns with.
+
+    It falls geometrically from 1 in the last block to `bottom_rate` in the first one and in the embeddings: the lower a layer, the more
+    general is what it holds (Howard & Ruder, arXiv:1801.06146, section 3.2; Clark et al., arXiv:2003.10555, appendix B).
+    """
+    layers = blocks(model)
+    top = len(layers) - 1
+    scales = {parameter: bottom_rate for parameter in model.base_model.parameters() if parameter.dim() >= 2}  # embeddings, so far
+    scales |= {p: bottom_rate ** ((top - i) / top if top else 0) for i, block in enumerate(layers) for p in block.parameters()}
+    return {parameter: scales.get(parameter, 1.0) for parameter in model.parameters()}
 
 
 def blocks(model: PreTrainedModel) -> torch.nn.ModuleList:

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from training.data.batching import Batch
 from training.fine_tuning.attention import MATMUL, choose_attention
-from training.fine_tuning.loop import blocks
+from training.fine_tuning.loop import blocks, build_optimizer, learning_rate_scales
 from training.fine_tuning.objective import SupervisedLoss
 
 LENGTH, WINDOW = 48, 16
@@ -63,5 +63,16 @@ def test_the_loss_is_the_models_own(name: str, bf16: bool) -> None:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_the_blocks_are_found(name: str) -> None:
-    assert len(blocks(build(name))) == 2
+def test_the_learning_rate_falls_from_the_last_block_to_the_embeddings(name: str) -> None:
+    model: Any = build(name)
+    first, last = blocks(model)
+    embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    scales = learning_rate_scales(model, 0.1)
+    assert scales.keys() == set(model.parameters())
+    assert {scales[parameter] for parameter in first.parameters()} == {scales[embeddings]} == {0.1}
+    assert {scales[parameter] for parameter in last.parameters()} == {1.0}
+    assert scales[head] == (0.1 if head is embeddings else 1.0)
+    optimizer = build_optimizer(model, 0.1)
+    assert {id(p): group["scale"] for group in optimizer.param_groups for p in group["params"]} == {id(p): s for p, s in scales.items()}
+    assert all(group["weight_decay"] == (0.01 if group["params"][0].dim() >= 2 else 0) for group in optimizer.param_groups)
+    assert {group["scale"] for group in build_optimizer(model, 1.0).param_groups} == {1.0}
