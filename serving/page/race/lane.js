@@ -32,7 +32,7 @@ export function LaneColumn({ model, start, lane, alternatives, sampling }) {
     <div class="next">
       <h3>The likeliest first words</h3>
       <${Bars} alternatives=${reshaped} label="Chances of the first word of the ${ABOUT[model].name}" />
-      <p class="hint">${alternatives.length ? (exact ? "of all its words" : "their chances against each other; it may take another") : ""}</p>
+      <p class="hint">${alternatives.length ? (exact ? "of all its words" : "shares of these five; it may take another") : ""}</p>
     </div>
     <div class="written" ref=${box} tabindex="0" role="log" aria-live="off" aria-label="What the ${ABOUT[model].name} writes">
       <span class="start">${lane?.start ?? start}</span>
