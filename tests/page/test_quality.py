@@ -69,7 +69,7 @@ def test_the_page_is_small_and_loads_each_file_once(server: Server, open_page: O
     assert sum(sizes) < MAX_BYTES
 
 
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [pytest.param(1280, marks=pytest.mark.slow), 390])
 def test_nothing_is_wider_than_the_window_and_nothing_moves(server: Server, open_page: Open, width: int) -> None:
     for view in VIEWS:
         page, _ = open_page(server.url, view, viewport={"width": width, "height": 844})
