@@ -21,7 +21,7 @@ CLIENTS := $(VENV)-clients/.installed
 CONTRACT := $(VENV)-contract/.installed
 PIP_INSTALL := pip install -q --disable-pip-version-check -r
 LICENCES = $(BIN)/pip-licenses --format=markdown --packages $$(sed -n 's/^\([a-z0-9-]*\)==.*/\1/p' serving/requirements.lock)
-SOURCES := train.py service.py models training serving benchmarks tests examples clients/streaming.py
+SOURCES := train.py service.py generate.py models training serving benchmarks tests examples clients/streaming.py
 
 export BENTOML_DO_NOT_TRACK ?= True
 

@@ -7,6 +7,7 @@ import subprocess
 from functools import cache
 from pathlib import PurePosixPath
 
+from generate import Options
 from serving.settings import Settings
 from tests.conftest import PROJECT
 from tests.docs.markdown import Document
@@ -68,11 +69,13 @@ def knows_name(path: str) -> bool:
 
 @cache
 def tools() -> dict[str, set[str]]:
-    """The flags of `train.py`, of each program that uses argparse, of the make targets that pass flags on, and of other programs."""
+    """The flags of `train.py`, `generate.py`, each program that uses argparse, the make targets that pass flags on, and other programs."""
     known = {name: set(flags) for name, flags in FOREIGN_FLAGS.items()}
     known["podman"] = known["docker"]
-    fields = {field.name.replace("_", "-"): field.type for field in dataclasses.fields(Config)}
-    known["train.py"] = {"--help", *(f"--{name}" for name in fields), *(f"--no-{name}" for name, kind in fields.items() if kind is bool)}
+    for program, configuration in (("train.py", Config), ("generate.py", Options)):
+        fields = {field.name.replace("_", "-"): field.type for field in dataclasses.fields(configuration)}
+        negated = (f"--no-{name}" for name, kind in fields.items() if kind is bool)
+        known[program] = {"--help", *(f"--{name}" for name in fields), *negated}
     for file in project_files():
         if file.endswith(".py") and not file.startswith("tests/") and (flags := re.findall(r'add_argument\(\s*"(--[\w-]+)"', source(file))):
             module = file.removesuffix(".py").removesuffix("/__main__").replace("/", ".")
