@@ -12,7 +12,7 @@ from typing import TypeGuard
 from tokenizers import Tokenizer
 
 from models.answering.answers import ALWAYS_ANSWERS, DECLINED, DEFAULT_OPTIONS, Answer, AnswerOptions, AnswerSettings, Candidate
-from models.answering.places import find_span, meant_place
+from models.answering.places import cuts_a_word, find_span, meant_place
 from models.answering.prompts import ANSWER_FOLLOWS, PromptOrder, question_prompt, undecided_prompt
 from models.base import NOTHING_GENERATED, Logprob, Prompt, PromptLogprobs, SamplingParams, Token, until_stop
 from models.engines import Engine, IdLogprob, LogprobReader, Supervision, load_engine
@@ -150,8 +150,8 @@ class LLM:
                 return Answer(None, probability, declined, probability, None, None, decision.tokens, ended=True)
             tokens = decision.answer or await self._generate(prompt, options.length)
         answer = self._answer(tokens, question, context, declined)
-        if context and (options.count > 1 or (options.extractive and answer.start is None)):
-            return self._choose(answer, await self._search(question, context, options, declined), options)
+        if context and (options.count > 1 or (options.extractive and not _is_span(answer, context))):
+            return self._choose(answer, await self._search(question, context, options, declined), options, context)
         return answer
 
     async def _search(self, question: str, context: str, options: AnswerOptions, declined: float | None) -> list[Candidate]:
@@ -166,10 +166,10 @@ class LLM:
             candidates.append(Candidate(context[start:end], self.answers.score(likelihood, declined), likelihood, start, end))
         return candidates
 
-    def _choose(self, written: Answer, found: list[Candidate], options: AnswerOptions) -> Answer:
+    def _choose(self, written: Answer, found: list[Candidate], options: AnswerOptions, context: str) -> Answer:
         """Return the answer that the model has written or, if it must be a span and is none, the best span that was found."""
         first = Candidate(written.answer or "", written.score, written.likelihood, written.start, written.end)
-        if options.extractive and written.start is None:
+        if options.extractive and not _is_span(written, context):
             if not found:  # the context is a single word that is too long for an answer
                 return replace(written, answer=None, likelihood=0.0, score=written.no_answer_probability or 0.0)
             first = found[0]
@@ -276,3 +276,8 @@ class _TextLogprobs:
             )
             for id, (logprob, top) in zip(ids, logprobs, strict=True)
         )
+
+
+def _is_span(answer: Answer, context: str) -> bool:
+    """Return whether an answer is a span of `context` that begins and ends with a word, as the spans of a search do."""
+    return answer.start is not None and answer.end is not None and not cuts_a_word(context, (answer.start, answer.end))

@@ -74,7 +74,7 @@ class Problem(Exception):
     @classmethod
     def timeout(cls, seconds: float) -> Self:
         """504: the request exceeded its time limit (`serving/deadline.py`)."""
-        detail = f"The request took longer than {seconds:g} seconds. Request fewer tokens or retry later."
+        detail = f"The request took longer than {seconds:g} seconds. Request fewer tokens or a single answer, or retry later."
         return cls(504, detail, code="timeout")
 
     @classmethod

@@ -108,7 +108,7 @@ def test_a_guess_costs_what_the_rules_say(server: Server, open_page: Open) -> No
     guess.fill("The")
     expect(page.get_by_role("button", name="Guess", exact=True)).to_be_enabled()
     guess.press("Enter")
-    said = re.compile(r"You said “The”. It was the. You gave it a chance of 9\d %, which is 0\.[12] bits.")
+    said = re.compile(r"You said “The”. It was the. You and the bigram’s share gave it 9\d %, which is 0\.[12] bits.")
     expect(page.locator(".reveal")).to_contain_text(said)
     for _ in range(7):
         page.get_by_role("button", name="No idea").click()

@@ -15,7 +15,7 @@ def load_base(source: str, max_length: int, dropout: float = 0.0) -> tuple[PreTr
     Raises TrainingError if it cannot be loaded, takes fewer than `max_length` tokens, or has no end-of-text token.
     """
     path = Path(source).expanduser()
-    if source.startswith((".", "/", "~")) and not path.is_dir():
+    if (source.startswith((".", "/", "~")) or source.count("/") > 1) and not path.is_dir():  # a Hub id has one slash at most
         raise TrainingError(f"base model {source}: no such directory")
     if path.is_dir() and not (path / "config.json").exists():
         raise TrainingError(f"base model {source}: there is no config.json in this directory; expected a causal LM saved by transformers")

@@ -11,6 +11,8 @@ import { AtThreshold, Selective } from "./selective.js";
 /** @typedef {import("../types.d.ts").Schemas} Schemas */
 
 const BEST = 5;
+/** In a longer passage, the search for the next best answers takes many seconds. */
+const LONG_PASSAGE = 3000;
 const FIRST = PASSAGES[0] ?? { name: "", context: "", questions: [] };
 
 /**
@@ -21,7 +23,7 @@ const FIRST = PASSAGES[0] ?? { name: "", context: "", questions: [] };
  * @returns {import("../types.d.ts").ApiRequest}
  */
 function askRequest(question, context) {
-  return { path: "/answer_question", body: { question, context, answers: BEST, no_answer_threshold: 1 } };
+  return { path: "/answer_question", body: { question, context, answers: context.length > LONG_PASSAGE ? 1 : BEST, no_answer_threshold: 1 } };
 }
 
 /** @param {import("../types.d.ts").ViewProps} props */

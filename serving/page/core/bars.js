@@ -22,7 +22,7 @@ export function Bars({ alternatives, actual, onPick, longest = 1, label }) {
         ${onPick
           ? html`<button type="button" title="Continue from here with “${word}”" onClick=${() => onPick(alternative)}>${word}</button>`
           : html`<span class="word">${word}</span>`}
-        <span class="track"><span class="bar" style=${{ width: `${Math.max((100 * probability) / longest, 0.5)}%` }}></span></span>
+        <span class="track"><span class="bar" style=${{ width: `${probability && Math.max((100 * probability) / longest, 0.5)}%` }}></span></span>
         <span class="number">${percent(probability)}</span>
       </li>`;
     })}

@@ -107,7 +107,7 @@ export function GuessView({ fields, change, share }) {
 function Reveal({ round }) {
   const said = round.guess ? `You said “${round.guess}”. ` : "";
   return html`<p class="reveal">
-    ${said}It was <b>${visible(round.word.text)}</b>. You gave it a chance of ${percent(2 ** -round.yours)}, which is
+    ${said}It was <b>${visible(round.word.text)}</b>. You and the bigram’s share gave it ${percent(2 ** -round.yours)}, which is
     ${" "}<span class="number">${round.yours.toFixed(1)} bits</span>. Before they saw it,
     ${" "}${MODELS.map((model) => `the ${ABOUT[model].said} expected “${visible(round.expected[model])}”`).join(", ")}.
   </p>`;

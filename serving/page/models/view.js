@@ -80,7 +80,7 @@ function ModelCard({ model, info, created }) {
     ["Bits per byte", number(measured["bits_per_byte"], 2)],
     ["Word perplexity", measured["word_perplexity"] ? `as unsure as among ${count(Math.round(measured["word_perplexity"]))} words` : null],
     ["Answers exactly right", measured["exact_match"] === undefined ? null : `${number(measured["exact_match"], 1)} %, words in common (F1) ${number(measured["f1"], 1)} %`],
-    ["… some without an answer", squad2 ? `${number(squad2.exact_match, 1)} %, F1 ${number(squad2.f1, 1)} %` : null],
+    ["With unanswerable ones", squad2 ? `${number(squad2.exact_match, 1)} %, F1 ${number(squad2.f1, 1)} %` : null],
     ["Seed", seed === null || seed === undefined ? null : String(seed)],
     ["Commit", commit ?? null],
   ];
@@ -120,7 +120,7 @@ function Comparison({ comparison }) {
         </ol>
       </figure>
       <figure>
-        <figcaption><h3>Speed <span class="hint">tokens a second, higher is better; a bar twice as long is far more than twice as fast</span></h3></figcaption>
+        <figcaption><h3>Speed <span class="hint">tokens a second, higher is better; the scale is logarithmic</span></h3></figcaption>
         <ol class="bars wide">
           ${rows.map(
             ({ id, name, style }) => html`<li key=${id} class=${style || "you"}>

@@ -12,7 +12,7 @@ export function weaknesses(info) {
   const data = llm.dataset ?? {};
   if (data["source"] === "quickstart") {
     named.push(
-      `These are the quickstart’s models: trained within minutes on ${data["train_rows"]} questions about 150 paragraphs, to show how it works. For more, train on SQuAD or on your own data.`,
+      `These are the quickstart’s models: trained within minutes on ${data["train_rows"]} questions, to show how it works. For more, train on SQuAD or on your own data.`,
     );
   }
   const vocabulary = bigram.metrics?.["vocabulary"];
