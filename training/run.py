@@ -149,6 +149,7 @@ def print_answer_metrics(metrics: dict[str, Any]) -> None:
     if squad2 := metrics.get("squad2"):
         print(
             f"        with {squad2['unanswerable']} unanswerable questions: EM {squad2['exact_match']:.1f}  F1 {squad2['f1']:.1f}  "
-            f"declining above {squad2['threshold']:.2f} (EM {squad2['always_answering']:.1f} if it always answered); area under the ROC curve {squad2['auc']:.2f}; "
+            f"declining above {squad2['threshold']:.2f} (EM {squad2['always_answering']:.1f} if it always answered); "
+            f"area under the ROC curve {squad2['auc']:.2f}; "
             f"{squad2['coverage_at_80']:.0f} % of the questions can be answered or declined with 80 % right"
         )
