@@ -11,6 +11,7 @@ The engine and its weights are those of the service.
 
 import asyncio
 import contextlib
+import secrets
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Iterator
@@ -18,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 
 from models.answering.answers import AnswerOptions
+from models.answering.prompts import is_question
 from models.base import PromptTooLong, SamplingParams, Token
 from models.bigram import Bigram
 from models.llm import LLM, SETTINGS_FILE
@@ -32,6 +33,10 @@ from training.errors import TrainingError
 from training.export.artifact import open_artifact, save_artifact
 from training.fine_tuning.base_model import load_base
 
+RANGES = {
+    "length": (1, 100_000), "temperature": (0, 100), "top_k": (0, 10**9), "top_p": (0, 1), "seed": (0, 2**32 - 1), "answers": (1, 10),
+    "no_answer_threshold": (0, 1),
+}  # fmt: skip
 MAX_PATH = 4096
 """A longer --context cannot be the name of a file."""
 
@@ -49,8 +54,9 @@ class Options:
     """Answer the prompt from this passage: the name of a text file, or the passage itself. Only for an LLM."""
     length: int = 64
     """The maximum number of new words (bigram, LSTM) or tokens (LLM)."""
-    temperature: float = 0.8
-    """Divides the logits before sampling; 0 always takes the most probable word."""
+    temperature: float | None = None
+    """Divides the logits before sampling; 0 always takes the most probable word. By default 0 for a question and 0.8 for a text, as in the
+    service."""
     top_k: int = 0
     """Sample from this many most probable words; 0 means from all."""
     top_p: float = 0.95
@@ -67,31 +73,25 @@ class Options:
     """Show this many best answers."""
 
     def __post_init__(self) -> None:
-        for name, lowest, highest in (
-            ("length", 1, 100_000),
-            ("temperature", 0, 100),
-            ("top_k", 0, 10**9),
-            ("top_p", 0, 1),
-            ("answers", 1, 10),
-        ):
-            if not lowest <= getattr(self, name) <= highest:
-                raise ValueError(f"--{name.replace('_', '-')} must be from {lowest} to {highest:,}, not {getattr(self, name)}")
-        if self.no_answer_threshold is not None and not 0 <= self.no_answer_threshold <= 1:
-            raise ValueError(f"--no-answer-threshold must be from 0 to 1, not {self.no_answer_threshold}")
+        for name, (lowest, highest) in RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not lowest <= value <= highest:
+                raise ValueError(f"--{name.replace('_', '-')} must be from {lowest} to {highest:,}, not {value}")
 
 
 def main(options: Options) -> None:
     """Print the text as it is generated, or the answer."""
     with open_model(options.model) as model:
-        is_llm = isinstance(model, LLM)
-        if options.context is not None and not is_llm:
+        if options.context is not None and not isinstance(model, LLM):
             raise TrainingError(f"--context: {options.model} answers no questions, an LLM does")
-        seed = int(np.random.default_rng().integers(2**32)) if options.seed is None else options.seed
-        params = SamplingParams(options.length, options.temperature, options.top_k, options.top_p, seed, options.stop)
+        asks = isinstance(model, LLM) and is_question(options.prompt)
+        seed = secrets.randbelow(2**32) if options.seed is None else options.seed
+        temperature = (0 if asks else SamplingParams.temperature) if options.temperature is None else options.temperature
+        params = SamplingParams(options.length, temperature, options.top_k, options.top_p, seed, options.stop)
         try:
             if options.context is not None:
                 asyncio.run(print_answer(model, options))
-            elif is_llm and options.prompt.rstrip().endswith("?"):
+            elif asks:
                 asyncio.run(print_stream("", model.ask(options.prompt, None, params)))
             else:
                 asyncio.run(print_stream(options.prompt, model.stream(options.prompt, params)))
@@ -139,16 +139,25 @@ async def print_stream(prompt: str, tokens: AsyncGenerator[Token]) -> None:
 async def print_answer(model: LLM, options: Options) -> None:
     """Print the answer to the prompt, how sure the model is, and the next best ones."""
     assert options.context is not None
-    file = Path(options.context).expanduser()
-    context = file.read_text(encoding="utf-8") if len(options.context) < MAX_PATH and file.is_file() else options.context
     wanted = AnswerOptions(options.length, options.no_answer_threshold, options.extractive, options.answers)
-    answer = await model.answer(options.prompt, context, wanted)
+    answer = await model.answer(options.prompt, read_context(options.context), wanted)
     if answer.answer is None:
         print(f"Not in this passage ({answer.score:.0%} sure)")
         return
     for candidate in answer.candidates or (answer,):
         place = "" if candidate.start is None else f", characters {candidate.start} to {candidate.end}"
         print(f"{candidate.answer} ({candidate.score:.0%} sure{place})")
+
+
+def read_context(context: str) -> str:
+    """Return the passage that `--context` names or holds. Raises TrainingError if it is a file without text."""
+    file = Path(context).expanduser()
+    if len(context) >= MAX_PATH or not file.is_file():
+        return context
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainingError(f"--context {context}: not a readable text file in UTF-8 ({error})") from error
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--base-model", required=True, help="a directory or Hub id")
     parser.add_argument("--dataset", required=True, help="a directory or Hub id in SQuAD's schema")
     parser.add_argument("--minutes", type=float, default=20, help="the training time (default: 20)")
-    parser.add_argument("--learning-rate", type=float, default=2e-4, help="the peak (default: 2e-4, at which all layers learn alike)")
+    parser.add_argument("--learning-rate", type=float, default=Config.learning_rate, help="the peak (default: train.py's)")
     parser.add_argument("--batch-size", type=int, default=8, help="rows per step (default: 8)")
     parser.add_argument("--eval-examples", type=int, default=1000, help="the number of test questions (default: 1000)")
     arguments = parser.parse_args()

@@ -12,12 +12,13 @@ from typing import TypeGuard
 from tokenizers import Tokenizer
 
 from models.answering.answers import ALWAYS_ANSWERS, DECLINED, DEFAULT_OPTIONS, Answer, AnswerOptions, AnswerSettings, Candidate
-from models.answering.places import cuts_a_word, find_span, meant_place
+from models.answering.places import find_span, meant_place
 from models.answering.prompts import ANSWER_FOLLOWS, PromptOrder, question_prompt, undecided_prompt
 from models.base import NOTHING_GENERATED, Logprob, Prompt, PromptLogprobs, SamplingParams, Token, until_stop
 from models.engines import Engine, IdLogprob, LogprobReader, Supervision, load_engine
 from models.engines.tokenization import INCOMPLETE, IncrementalDetokenizer, encode
 from models.spans import Spans
+from models.spans.tokenization import is_made_of_words
 
 MAX_SPAN_TOKENS = 32
 """The longest span of a context that may be an answer, in tokens."""
@@ -279,5 +280,5 @@ class _TextLogprobs:
 
 
 def _is_span(answer: Answer, context: str) -> bool:
-    """Return whether an answer is a span of `context` that begins and ends with a word, as the spans of a search do."""
-    return answer.start is not None and answer.end is not None and not cuts_a_word(context, (answer.start, answer.end))
+    """Return whether an answer is one of the spans of `context` among which a search chooses."""
+    return answer.start is not None and answer.end is not None and is_made_of_words(context, answer.start, answer.end)

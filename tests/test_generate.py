@@ -43,8 +43,12 @@ def test_a_question_about_a_passage_gets_answers_or_a_refusal(trained: Trained, 
         assert 0 <= int(sure) <= 100
     main(Options("Who kept the light?", llm, PASSAGE, no_answer_threshold=0))
     assert re.fullmatch(r"Not in this passage \(\d+% sure\)\n", capsys.readouterr().out)
-    main(Options("Who kept the light?", llm, length=4))
-    assert not capsys.readouterr().out.startswith("Who kept the light?")  # a question is answered, not continued
+    answers = []
+    for seed in (1, 2):
+        main(Options("Who kept the light?", llm, length=4, seed=seed))
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1]  # greedy, as in the service
+    assert not answers[0].startswith("Who kept the light?")  # a question is answered, not continued
 
 
 def test_mistakes_are_named(trained: Trained, tmp_path: Path) -> None:
@@ -52,6 +56,9 @@ def test_mistakes_are_named(trained: Trained, tmp_path: Path) -> None:
         main(Options("The", str(tmp_path / "missing")))
     with pytest.raises(TrainingError, match="answers no questions"):
         main(Options("Who?", str(trained.output / "bigram"), PASSAGE))
+    (tmp_path / "image").write_bytes(bytes([255, 254, 253]))
+    with pytest.raises(TrainingError, match="not a readable text file"):
+        main(Options("Who?", str(trained.output / "llm"), str(tmp_path / "image")))
     with pytest.raises(TrainingError, match="too long"):
         main(Options("The", str(trained.output / "llm"), length=5000))
     with pytest.raises(ValueError, match="--top-p must be from 0 to 1"):

@@ -6,10 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence
 
-from models.spans.tokenization import UNSPACED
-
 WORD = re.compile(r"\w+")
-UNSPACED_LETTER = re.compile(f"[{UNSPACED}]")
 SENTENCE_END = re.compile(r"[.!?]\s|\n")
 
 
@@ -20,7 +17,7 @@ def find_span(answer: str, context: str, question: str = "") -> tuple[int, int] 
     """
     starts = [match.start() for match in re.finditer(f"(?={re.escape(answer)})", context)] if answer else []
     places = [(start, start + len(answer)) for start in starts]
-    whole = [place for place in places if not cuts_a_word(context, place)]
+    whole = [place for place in places if not _cuts_a_word(context, place)]
     return meant_place(whole or places, context, question) if places else None
 
 
@@ -46,10 +43,5 @@ def _words(text: str) -> list[str]:
     return WORD.findall(text.lower())
 
 
-def cuts_a_word(text: str, place: tuple[int, int]) -> bool:
-    """Return whether `place` (start, end) begins or ends inside a word, as "1" in "1889". A letter of a script without spaces is a word."""
-    return any(0 < edge < len(text) and _continues(text[edge - 1]) and _continues(text[edge]) for edge in place)
-
-
-def _continues(character: str) -> bool:
-    return character.isalnum() and not UNSPACED_LETTER.match(character)
+def _cuts_a_word(text: str, place: tuple[int, int]) -> bool:
+    return any(0 < edge < len(text) and text[edge - 1].isalnum() and text[edge].isalnum() for edge in place)

@@ -9,6 +9,11 @@ ANSWER_FOLLOWS = ":"
 """What follows `undecided_prompt` if an answer comes. If none does, the text ends there."""
 
 
+def is_question(prompt: str) -> bool:
+    """Return whether the LLM answers a prompt instead of continuing it."""
+    return prompt.rstrip().endswith("?")
+
+
 def question_prompt(question: str, context: str | None = None, order: PromptOrder = "context-first") -> str:
     """Return the prompt for a question that the model is to answer in any case.
 

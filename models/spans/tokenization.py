@@ -26,6 +26,12 @@ def word_offsets(text: str) -> list[tuple[int, int]]:
     return [match.span() for match in re.finditer(word, text)]
 
 
+def is_made_of_words(passage: str, start: int, end: int) -> bool:
+    """Return whether `passage[start:end]` begins where a word begins and ends where a word ends."""
+    words = word_offsets(passage)
+    return any(first == start for first, _ in words) and any(last == end for _, last in words)
+
+
 class _Piece(NamedTuple):
     """The tokens of a part of the passage that begins with a word, spelled after one space."""
 

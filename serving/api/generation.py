@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import Response
 
 from models.answering.answers import AnswerOptions
-from models.answering.prompts import question_prompt
+from models.answering.prompts import is_question, question_prompt
 from models.base import SamplingParams, TextModel, Token
 from models.llm import LLM
 from serving.api.schemas import AnswerCandidate, AnswerResponse, GenerateEvent, GenerateResponse, sampling_params
@@ -25,9 +25,9 @@ async def continue_or_answer(
     served: ServedModel[LLM], start_word: str, context: str | None, stream: bool, **sampling: Any
 ) -> GenerateResponse | Response:
     """Answer a prompt that ends in a question mark, using the question-answering template; continue any other, after `context` if given."""
-    is_question = start_word.rstrip().endswith("?")
-    params = sampling_params(**sampling, stream=stream, greedy_by_default=is_question)
-    if is_question:
+    asks = is_question(start_word)
+    params = sampling_params(**sampling, stream=stream, greedy_by_default=asks)
+    if asks:
         prompt = question_prompt(start_word, context, served.model.prompt_order)
         tokens = served.model.ask(start_word, context, params)
     else:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from models.spans import Node, Spans, SpanTrie
-from models.spans.tokenization import word_offsets
+from models.spans.tokenization import is_made_of_words, word_offsets
 
 
 def byte_tokenizer(*merges: tuple[str, str], use_regex: bool = False) -> Tokenizer:
@@ -129,3 +129,12 @@ def test_a_tokenizer_with_merges_across_words_splits_nothing() -> None:
 )
 def test_words(text: str, words: list[str]) -> None:
     assert [text[start:end] for start, end in word_offsets(text)] == words
+
+
+@pytest.mark.parametrize(
+    ("text", "part", "whole"),
+    [("built in 1889.", "1", False), ("built in 1889.", "1889.", True), ("the Normans", "Norman", False), ("東京タワーは", "東京", True)],
+)
+def test_a_part_of_a_word_is_not_made_of_words(text: str, part: str, whole: bool) -> None:
+    start = text.index(part)
+    assert is_made_of_words(text, start, start + len(part)) == whole

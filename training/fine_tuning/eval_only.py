@@ -2,13 +2,13 @@
 
 import json
 import tempfile
-from contextlib import closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
-from models.llm import LLM, SETTINGS_FILE
+from models.llm import SETTINGS_FILE
 from training.config import Config
 from training.data.selection import draw
 from training.errors import TrainingError, first_line
@@ -42,8 +42,7 @@ def evaluate_only(test: Dataset, config: Config) -> None:
         create_directory(output)
         with tempfile.TemporaryDirectory() as scratch:
             save_artifact(model, tokenizer, Path(scratch) / "llm", config.prompt)
-            with open_artifact(Path(scratch) / "llm") as llm:
-                metrics = _evaluate(llm, rows)
+            metrics = _evaluate_artifact(Path(scratch) / "llm", rows)
     print_answer_metrics(metrics)
     (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     _write_report(output, display_name(config.base_model), display_name(config.dataset), metrics)
@@ -51,16 +50,12 @@ def evaluate_only(test: Dataset, config: Config) -> None:
 
 
 def _evaluate_artifact(directory: Path, rows: Dataset) -> dict[str, Any]:
-    try:
-        model = LLM.load(directory)
-    except Exception as error:  # of many types: files that are missing or broken, an engine that does not start
-        raise TrainingError(f"--eval-only {directory}: the artifact cannot be loaded ({first_line(error)})") from error
-    with closing(model):
-        return _evaluate(model, rows)
-
-
-def _evaluate(model: LLM, rows: Dataset) -> dict[str, Any]:
-    return {"engine": type(model.engine).__name__} | evaluate(model, rows)
+    with ExitStack() as stack:
+        try:
+            llm = stack.enter_context(open_artifact(directory))
+        except Exception as error:  # of many types: files that are missing or broken, an engine that does not start
+            raise TrainingError(f"--eval-only {directory}: the artifact cannot be loaded ({first_line(error)})") from error
+        return {"engine": type(llm.engine).__name__} | evaluate(llm, rows)
 
 
 def _write_report(output: Path, model: str, dataset: str, metrics: dict[str, Any]) -> None:

@@ -160,10 +160,10 @@ export function SurpriseView({ fields, change, dark, share }) {
  */
 function Composer({ text, onText }) {
   const [draft, setDraft] = useState(text);
+  const read = (/** @type {string} */ value) => void (value !== text && value.trim() && onText(value));
   useEffect(() => setDraft(text), [text]);
   useEffect(() => {
-    if (draft === text || !draft.trim()) return;
-    const timer = setTimeout(() => onText(draft), TYPING_MS);
+    const timer = setTimeout(() => read(draft), TYPING_MS);
     return () => clearTimeout(timer);
   }, [draft]);
   return html`<div class="composer">
@@ -175,7 +175,7 @@ function Composer({ text, onText }) {
       placeholder="Type or paste any text"
       value=${draft}
       onInput=${(/** @type {InputEvent} */ event) => setDraft(valueOf(event))}
-      onChange=${(/** @type {Event} */ event) => valueOf(event).trim() && onText(valueOf(event))}
+      onChange=${(/** @type {Event} */ event) => read(valueOf(event))}
     ></textarea>
     <div class="chips" role="group" aria-label="Examples">
       ${EXAMPLES.map(

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.answering.places import cuts_a_word, find_span, meant_place
+from models.answering.places import find_span, meant_place
 
 LIGHT = (
     "Anna Berg kept the light from 1889. Ole Dahl painted it in 1912, and Anna Berg wrote about the storm that year. "
@@ -52,12 +52,3 @@ def test_a_place_is_one_of_the_answer(context: str, answer: str, question: str) 
 
 def test_the_only_place_is_meant() -> None:
     assert meant_place([(3, 5)], "", "Which?") == (3, 5)
-
-
-@pytest.mark.parametrize(
-    ("text", "part", "cuts"),
-    [("built in 1889.", "1", True), ("built in 1889.", "1889", False), ("the Normans", "Norman", True), ("灯台は北にある", "灯台", False)],
-)
-def test_a_place_inside_a_word_cuts_it(text: str, part: str, cuts: bool) -> None:
-    start = text.index(part)
-    assert cuts_a_word(text, (start, start + len(part))) == cuts

@@ -14,7 +14,6 @@ def test_a_gpu_validates_without_the_cpus_export_which_the_artifact_gets_in_the_
 ) -> None:
     model, tokenizer = load_base(str(tiny_base), 64)
     save_artifact(model, tokenizer, tmp_path / "llm", "context-first")
-    monkeypatch.setattr("training.export.artifact.default_engine", lambda: "transformers")
     monkeypatch.setattr("models.engines._has_cuda", lambda: True)
     with open_artifact(tmp_path / "llm") as llm:
         assert isinstance(llm.engine, TransformersEngine)

@@ -1,7 +1,7 @@
 """The loop with made-up validation metrics: which validation it keeps, when it stops, and that a signal loses nothing."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from training.data.encoding import EncodingConfig, encode
 from training.data.squad import load_splits
 from training.device import build_accelerator
 from training.fine_tuning.checkpoint import newest_checkpoint
-from training.fine_tuning.loop import FineTuner, Progress, learning_rate
+from training.fine_tuning.loop import FineTuner, Progress, Step, learning_rate
 from training.fine_tuning.metrics_log import MetricsLog
 from training.interruption import Interrupted, Interruption
 
@@ -84,6 +84,25 @@ def test_a_signal_ends_the_training_after_a_checkpoint_of_its_step(tiny_base: Pa
     tuner.metrics_log.close()
     assert raised.value.saved
     assert newest_checkpoint(tmp_path / "checkpoints") == tmp_path / "checkpoints/step-00000003"
+
+
+def test_the_clock_of_a_step_includes_its_loading(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config(max_steps=3, batch_tokens=768, max_length=768, validations=0)
+    tuner = build_tuner(tiny_base, tmp_path, config, lambda _: {})
+    loaded, seconds, waited = tuner._load_steps(), 5.0, 0.0
+    clock = iter(range(1000))
+    monkeypatch.setattr("training.fine_tuning.loop.time.perf_counter", lambda: waited + next(clock) * 1e-6)
+
+    def load_slowly() -> Iterator[Step]:
+        nonlocal waited
+        for step in loaded:
+            waited += seconds
+            yield step
+
+    monkeypatch.setattr(tuner, "_load_steps", load_slowly)
+    progress = tuner.run(Interruption())
+    tuner.metrics_log.close()
+    assert progress.seconds == pytest.approx(3 * seconds, abs=0.01)
 
 
 def test_the_learning_rate_rises_then_falls_to_zero() -> None:
