@@ -40,8 +40,12 @@ class MetricsLog:
         return [line for line in lines if line["kind"] == kind]
 
     def curve(self, points: int = 40) -> list[dict[str, float]]:
-        """Return the training's loss in up to `points` parts: its mean over the steps of each, and the tokens read by its end."""
+        """Return the training's loss in up to `points` parts: its mean over the steps of each, and the tokens read by its end.
+
+        A part has five steps or more, where there are enough: single steps differ, because some hold plain text.
+        """
         steps = self.read("train")
+        points = min(points, max(2, len(steps) // 5))
         tokens = list(itertools.accumulate(line["tokens_per_second"] * line["seconds"] for line in steps))
         bounds = sorted({round(len(steps) * part / points) for part in range(points + 1)})
         return [

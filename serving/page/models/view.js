@@ -172,7 +172,7 @@ function LSTMCurve({ curve }) {
   </section>`;
 }
 
-/** @param {{curve: {tokens: number, loss: number}[]}} props losses in nats per token */
+/** @param {{curve: {tokens: number, loss: number}[]}} props losses in nats per supervised token: those of answers, and of some plain text */
 function LLMCurve({ curve }) {
   const last = curve.at(-1);
   return html`<section class="card comparison llm" aria-labelledby="learned">
@@ -181,8 +181,8 @@ function LLMCurve({ curve }) {
       lines=${[{ name: "training", style: "llm", points: curve.map((point) => ({ x: point.tokens, y: point.loss })) }]}
       x=${[0, last?.tokens ?? 1]}
       y=${domainOf(curve.map((point) => point.loss))}
-      label="The LLM’s loss in training, from ${curve[0]?.loss.toFixed(2)} to ${last?.loss.toFixed(2)} nats per token of the answers"
-      title="loss in nats per token of the answers"
+      label="The LLM’s loss in training, from ${curve[0]?.loss.toFixed(2)} to ${last?.loss.toFixed(2)} nats for each token that it had to predict"
+      title="loss in nats for each token that it had to predict: answers, and some plain text"
       xName="tokens read in training, up to ${count(last?.tokens ?? 0)}"
       format=${(/** @type {number} */ value) => String(value)}
     />
