@@ -81,19 +81,18 @@ def _no_mask(*_: object, **__: object) -> None:
 def choose_attention(model: PreTrainedModel, device: torch.device, bf16: bool, length: int) -> None:
     """Make `model` use the fastest attention on `device`, which it is to train on, that computes what its architecture asks for.
 
-    That is torch's fused attention, or transformers' own where an architecture does not support that. On a CPU in bf16, matrix products
-    are faster. They know neither windows, caps nor sinks, so they are taken only if they give the same hidden states for `length` tokens.
+    That is torch's fused attention. On a CPU in bf16, matrix products are faster. They know no windows, so they are taken only if they
+    give the same hidden states for `length` tokens.
     """
     AttentionInterface.register(MATMUL, matmul_attention)
     AttentionMaskInterface.register(MATMUL, _no_mask)
-    supported = "sdpa" if model._supports_sdpa else "eager"
-    model.set_attn_implementation(supported)
+    model.set_attn_implementation("sdpa")
     if bf16 and device.type == "cpu":
         expected = _hidden_states(model, length)
         model.set_attn_implementation(MATMUL)
         difference = (_hidden_states(model, length) - expected).norm() / expected.norm()
         if difference > MAX_DIFFERENCE:
-            model.set_attn_implementation(supported)
+            model.set_attn_implementation("sdpa")
 
 
 def _hidden_states(model: PreTrainedModel, length: int) -> Tensor:
