@@ -64,7 +64,7 @@ def export_openvino(source: Path, target: Path, weights: Weights = "int8") -> No
 
 
 def _cache_shapes(model: PreTrainedModel) -> list[tuple[int, int]]:
-    """Return each layer's number of key-value heads and size of a head: of a cache, since configurations name and derive them in many ways."""
+    """Return each layer's number of key-value heads and the size of a head, read off a cache: each configuration names them otherwise."""
     with torch.no_grad():
         cache = model(input_ids=torch.zeros(1, 1, dtype=torch.long), use_cache=True).past_key_values
     return [(layer.keys.shape[1], layer.keys.shape[3]) for layer in cache.layers]

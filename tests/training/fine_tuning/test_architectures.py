@@ -59,7 +59,7 @@ def test_the_learning_rate_falls_from_the_last_block_to_the_embeddings(name: str
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_attention_that_the_engines_cannot_compute_is_refused(name: str, tiny_base: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="cannot compute the attention of .* give --base-model another"):
+    with pytest.raises(TrainingError, match=r"cannot compute the attention of .* give --base-model another"):
         load_base(str(save(build(name), tmp_path, tiny_base)), WINDOW)
 
 
