@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.conftest import QUICKSTART, run
 from training.config import Config, parse
@@ -25,8 +27,9 @@ FLAGS = (  # 11 steps an epoch, so that the 24 end in the third; validations fol
     "--only llm --no-register --epochs 3 --max-steps 24 --max-train-examples 100 --max-length 512 --batch-tokens 1024 "
     "--learning-rate 2e-3 --validations 2 --validation-examples 12 --eval-examples 12 --no-int8-check --dropout 0.1"
 )
-TWO_PROCESSES = ("--max-steps", "20", "--dropout", "0", "--validations", "0")
+CHANGING_PROCESSES = ("--max-steps", "20", "--dropout", "0", "--validations", "0")
 KILLED_AT, TERMINATED_AT = 6, 14  # in the first epoch, and in the second, after the first validation
+TWO_FROM, ONE_FROM = 7, 14  # two processes take the steps after the first of these, and one those after the second
 TIMES = {"seconds", "tokens_per_second"}
 
 RUN_IN_FORKS = """
@@ -145,7 +148,12 @@ def runs(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
             plan("terminated", "interrupted", "--resume", signal_at=(TERMINATED_AT, signal.SIGTERM)),
             plan("resumed", "interrupted", "--resume"),
         ],
-        *([plan(f"rank {rank['RANK']}", "together", *TWO_PROCESSES, rank=rank)] for rank in ranks),
+        [
+            plan("one", "changing", *CHANGING_PROCESSES, signal_at=(TWO_FROM - 1, signal.SIGTERM)),
+            plan("rank 0", "changing", *CHANGING_PROCESSES, "--resume", rank=ranks[0], signal_at=(ONE_FROM - 1, signal.SIGTERM)),
+            plan("one again", "changing", *CHANGING_PROCESSES, "--resume"),
+        ],
+        [plan("rank 1", "changing", *CHANGING_PROCESSES, "--resume", rank=ranks[1])],  # it waits for rank 0
     ]
     description = [
         [{"log": str(r.log), "arguments": r.arguments, "environment": r.environment, "signal_at": r.signal_at} for r in chain]
@@ -206,16 +214,29 @@ def take_steps_in_this_process(config: Config) -> None:
     log.close()
 
 
-def test_two_processes_take_the_steps_of_one(runs: dict[str, Run], tiny_base: Path, tmp_path: Path) -> None:
-    ranks = [runs["rank 0"], runs["rank 1"]]
-    assert [rank.status for rank in ranks] == [0, 0], ranks[0].printed + ranks[1].printed
+def test_one_and_two_processes_take_the_same_steps_and_resume_each_other(runs: dict[str, Run], tiny_base: Path, tmp_path: Path) -> None:
+    one, *ranks, again = (runs[name] for name in ("one", "rank 0", "rank 1", "one again"))
+    assert [run.status for run in (one, *ranks, again)] == [143, 143, 143, 0], again.printed
     assert [rank.printed.count("test questions") for rank in ranks] == [1, 0]  # only the main process prints
-    take_steps_in_this_process(parse(arguments(tiny_base, tmp_path, *TWO_PROCESSES)))
-    one, two = ([line for line in read_metrics(output) if line["kind"] == "train"] for output in (tmp_path, ranks[0].output))
-    assert len(one) == len(two) == 20
-    for first, second in zip(one, two, strict=True):
+    assert f"step {TWO_FROM} of" in ranks[0].printed
+    assert f"step {ONE_FROM} of" in again.printed
+
+    take_steps_in_this_process(parse(arguments(tiny_base, tmp_path, *CHANGING_PROCESSES)))
+    expected, changing = ([line for line in read_metrics(output) if line["kind"] == "train"] for output in (tmp_path, again.output))
+    assert len(expected) == len(changing) == 20
+    for first, second in zip(expected, changing, strict=True):
         assert second["loss"] == pytest.approx(first["loss"], rel=5e-3)
         assert second["gradient_norm"] == pytest.approx(first["gradient_norm"], rel=5e-2)
-    last = ranks[0].output / "fine-tuning/checkpoints/last"
-    assert os.path.samefile(last, ranks[0].output / "fine-tuning/checkpoints/step-00000020")
-    assert {path.name for path in last.glob("random_states_*")} == {"random_states_0.pkl", "random_states_1.pkl"}
+    checkpoints = again.output / "fine-tuning/checkpoints"
+    base, alone, resumed = (load_weights(directory) for directory in (tiny_base, tmp_path / "checkpoints/last", checkpoints / "last"))
+    assert (resumed - alone).norm() < 0.02 * (alone - base).norm()
+
+    states = [{path.name for path in directory.glob("random_states_*")} for directory in sorted(checkpoints.glob("step-*"))]
+    assert states == [{"random_states_0.pkl", "random_states_1.pkl"}, {"random_states_0.pkl"}]
+    assert os.path.samefile(checkpoints / "last", checkpoints / "step-00000020")
+
+
+def load_weights(directory: Path) -> torch.Tensor:
+    """Return all weights of a checkpoint or a model, as one vector."""
+    weights = load_file(directory / "model.safetensors")
+    return torch.cat([weights[name].float().flatten() for name in sorted(weights)])
