@@ -44,11 +44,11 @@ def main(requested: Config, interruption: Interruption) -> None:
     # Load the base model first, so that a run without one ends at once, then the data.
     with_llm = "llm" in config.only
     if with_llm and config.base_model == str(SMOLLM2_DIRECTORY):
-        with accelerator.main_process_first():
+        with accelerator.local_main_process_first():
             fetch_smollm2()
     if with_llm and not config.eval_only:
         base = load_base(config.base_model, config.max_length, config.dropout)
-    with accelerator.main_process_first():
+    with accelerator.local_main_process_first():  # the others then read the cache that it has written
         splits = load_splits(config.dataset)
     if config.eval_only:
         if accelerator.is_main_process:

@@ -26,7 +26,7 @@ def choose_device() -> Device:
     """Return the GPU if there is one, else the CPU."""
     if torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "false").lower() != "true":
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        return Device(torch.device("cuda"), bf16, f"{torch.cuda.get_device_name()}, {'bf16' if bf16 else 'fp32: it has no bf16'}")
+        return Device(torch.device("cuda"), bf16, f"{torch.cuda.get_device_name()}, {'bf16' if bf16 else 'fp16: it has no bf16'}")
     capabilities = torch.cpu.get_capabilities()
     bf16 = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     precision = "bf16" if bf16 else "fp32: this processor has no bf16 instructions (AVX-512 BF16, AMX or Arm's)"
@@ -41,7 +41,9 @@ def build_accelerator() -> Accelerator:
     """
     device, bf16, _ = choose_device()
     timeout = InitProcessGroupKwargs(timeout=timedelta(hours=12))
-    return Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if bf16 else "no", kwargs_handlers=[timeout])
+    # In fp16 accelerate scales the loss, so that small gradients do not become zero, and skips a step whose gradients overflow.
+    precision = "bf16" if bf16 else "no" if device.type == "cpu" else "fp16"
+    return Accelerator(cpu=device.type == "cpu", mixed_precision=precision, kwargs_handlers=[timeout])
 
 
 def silence_libraries(is_main_process: bool) -> None:

@@ -4,12 +4,12 @@ The traced graph takes the key-value cache as plain inputs and returns it as pla
 the cache's rows, and then the cache becomes state. Its initial value has the batch's size, as continuous batching requires.
 """
 
+import os
 import shutil
 import warnings
 from pathlib import Path
 from typing import Literal
 
-import nncf
 import numpy as np
 import openvino as ov
 import torch
@@ -50,6 +50,11 @@ def export_openvino(source: Path, target: Path, weights: Weights = "int8") -> No
     int8 weights are asymmetric, per output channel. fp16 weights are the model's own, rounded. int4 (in groups of 64, with the head in
     int8) and fp32 are for comparison.
     """
+    # NNCF and OpenVINO would report the export to Intel, some fifty times, each time from a fork of this process. They do not in CI, which
+    # this variable stands for; NNCF reads it when it is imported.
+    os.environ.setdefault("TF_BUILD", "True")
+    import nncf
+
     target.mkdir(parents=True, exist_ok=True)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
     shapes = _cache_shapes(model)

@@ -70,7 +70,7 @@ def fine_tune(
     model, tokenizer = base
     work = config.output_dir / FINE_TUNING  # checkpoints, the best artifact so far, curves, report
     data = split_data(splits, tokenizer, config)
-    with accelerator.main_process_first():  # the others then read the cache that the main process has written
+    with accelerator.local_main_process_first():  # on each machine: they may share no file system
         encoding = encoding_config(config, data.train, supports_shared_context(model))
         sequences = encode_all(data.train, tokenizer, encoding, config)
     log = MetricsLog(work, accelerator.is_main_process)

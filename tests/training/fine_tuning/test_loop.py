@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from training.config import Config
@@ -84,6 +85,50 @@ def test_a_signal_ends_the_training_after_a_checkpoint_of_its_step(tiny_base: Pa
     tuner.metrics_log.close()
     assert raised.value.saved
     assert newest_checkpoint(tmp_path / "checkpoints") == tmp_path / "checkpoints/step-00000003"
+
+
+def test_a_signal_during_the_last_save_ends_the_run(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interruption = Interruption()
+    tuner = build_tuner(tiny_base, tmp_path, Config(max_steps=2, batch_tokens=768, max_length=768, validations=0), lambda _: {})
+    save = tuner.save
+
+    def save_and_receive_a_signal() -> None:
+        save()
+        interruption.requested = signal.SIGTERM
+
+    monkeypatch.setattr(tuner, "save", save_and_receive_a_signal)
+    with pytest.raises(Interrupted) as raised:
+        tuner.run(interruption)
+    tuner.metrics_log.close()
+    assert raised.value.saved
+    assert newest_checkpoint(tmp_path / "checkpoints") == tmp_path / "checkpoints/step-00000002"
+
+
+@pytest.mark.parametrize("scale", [2.0**10, 2.0**30], ids=["fits", "overflows"])
+def test_in_fp16_the_loss_is_scaled_and_a_step_that_overflows_is_skipped(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scale: float
+) -> None:
+    config = Config(max_steps=2, batch_tokens=1536, micro_tokens=768, max_length=768, validations=0, learning_rate=1e-3)
+    losses = {}
+    for precision in ("no", "fp16"):
+        accelerator = build_accelerator()
+        monkeypatch.setattr(accelerator.state, "_mixed_precision", precision)
+        if precision == "fp16":  # accelerate refuses it on a CPU, which computes it all the same
+            accelerator.scaler, accelerator.native_amp = torch.amp.GradScaler("cpu", init_scale=scale), True
+        monkeypatch.setattr(f"{__name__}.build_accelerator", lambda accelerator=accelerator: accelerator)
+        tuner = build_tuner(tiny_base, tmp_path / precision, config, lambda _: {})
+        before = {name: weight.clone() for name, weight in tuner.model.named_parameters()}
+        tuner.run(Interruption())
+        losses[precision] = [line["loss"] for line in tuner.metrics_log.read("train")]
+        tuner.metrics_log.close()
+    assert losses["fp16"][0] == pytest.approx(losses["no"][0], rel=1e-3)
+    assert accelerator.scaler is not None
+    if scale < 2**20:
+        assert losses["fp16"][1] == pytest.approx(losses["no"][1], rel=1e-3)
+        assert losses["no"][1] != pytest.approx(losses["no"][0], rel=1e-3)
+    else:
+        assert accelerator.scaler.get_scale() == scale / 4  # halved after each of the two steps
+        assert all(weight.equal(before[name]) for name, weight in tuner.model.named_parameters())
 
 
 def test_the_clock_of_a_step_includes_its_loading(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
