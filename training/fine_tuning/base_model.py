@@ -4,7 +4,9 @@ import inspect
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, inject_adapter_in_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 
 from models.engines.tokenization import context_length
 from training.errors import TrainingError, first_line
@@ -40,6 +42,17 @@ def load_base(source: str, max_length: int, dropout: float = 0.0) -> tuple[PreTr
     _set_dropout(model, dropout)
     _fuse_gelu(model)
     return model, tokenizer
+
+
+def add_adapters(model: PreTrainedModel, rank: int) -> None:
+    """Freeze the model, and add a trainable low-rank adapter to each linear layer but the head (Hu et al., arXiv:2106.09685).
+
+    The adapters change nothing at first. They are scaled by 2 (`lora_alpha` is twice the rank).
+    """
+    linear = (torch.nn.Linear, Conv1D)
+    layers = [name for name, module in model.base_model.named_modules(prefix=model.base_model_prefix) if isinstance(module, linear)]
+    is_transposed = any(isinstance(module, Conv1D) for module in model.modules())  # GPT-2's layers
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=layers, fan_in_fan_out=is_transposed), model)
 
 
 def supports_shared_context(model: PreTrainedModel) -> bool:

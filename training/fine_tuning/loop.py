@@ -114,7 +114,8 @@ class FineTuner:
         self.accelerator, self.metrics_log, self.checkpoints = accelerator, metrics_log, checkpoints
         choose_attention(model, accelerator.device, accelerator.mixed_precision == "bf16", config.max_length)
         objective = SupervisedLoss(model)
-        if accelerator.device.type == "cuda":  # block by block: compiling the whole model takes minutes and needs a dense mask
+        if config.compile or (config.compile is None and accelerator.device.type == "cuda"):
+            # Block by block: compiling the whole model takes minutes and needs a dense mask.
             for block in blocks(model):
                 block.compile(dynamic=True)
         model.to(accelerator.device)
@@ -262,6 +263,8 @@ def build_optimizer(model: PreTrainedModel, bottom_rate: float) -> torch.optim.A
     scales = learning_rate_scales(model, bottom_rate)
     groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = defaultdict(list)
     for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue
         groups[scales[parameter], parameter.dim() >= 2].append(parameter)
     settings = [
         {"params": members, "scale": scale, "weight_decay": 0.01 if is_matrix else 0.0} for (scale, is_matrix), members in groups.items()

@@ -23,7 +23,7 @@ from training.evaluation.answers import TOO_LONG, answer_rows, evaluate, outcome
 from training.evaluation.bits_per_byte import bits_per_byte, excerpts
 from training.export.artifact import export_for_cpu, open_artifact, save_artifact, set_answer_settings
 from training.export.quantization import choose_weights
-from training.fine_tuning.base_model import supports_shared_context
+from training.fine_tuning.base_model import add_adapters, supports_shared_context
 from training.fine_tuning.checkpoint import newest_checkpoint
 from training.fine_tuning.loop import FineTuner, Progress
 from training.fine_tuning.metrics_log import MetricsLog
@@ -79,6 +79,11 @@ def fine_tune(
         model.to(accelerator.device)
         base_bits_per_byte = bits_per_byte(model, tokenizer, data.texts, accelerator.mixed_precision == "bf16")
         log.log("base", 0, bits_per_byte=base_bits_per_byte)
+
+    if config.lora_rank:
+        add_adapters(model, config.lora_rank)
+    if config.gradient_checkpointing:
+        model.activation_checkpointing_enable()
 
     def validate(progress: Progress) -> dict[str, Any]:
         return validate_candidate(model, tokenizer, data.validation, progress, log, work, config)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from models.engines.transformers import TransformersEngine
-from training.export.artifact import export_for_cpu, open_artifact, save_artifact
 from tests.conftest import HANG_SECONDS, PROJECT
+from training.export.artifact import export_for_cpu, open_artifact, save_artifact
 from training.fine_tuning.base_model import load_base
 
 
