@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from training.config import Config
 from training.data.encoding import EncodingConfig, encode
 from training.data.squad import load_splits
 from training.device import build_accelerator
+from training.fine_tuning.base_model import load_base
 from training.fine_tuning.checkpoint import newest_checkpoint
 from training.fine_tuning.loop import FineTuner, Progress, Step, learning_rate
 from training.fine_tuning.metrics_log import MetricsLog
@@ -20,7 +20,7 @@ from training.interruption import Interrupted, Interruption
 
 
 def build_tuner(base: Path, directory: Path, config: Config, validate: Callable[[Progress], dict[str, Any]]) -> FineTuner:
-    tokenizer, model = AutoTokenizer.from_pretrained(base), AutoModelForCausalLM.from_pretrained(base)
+    model, tokenizer = load_base(str(base), 768)
     sequences = encode(load_splits("data/quickstart").train, tokenizer, EncodingConfig(max_length=768))
     return FineTuner(model, sequences, config, None, build_accelerator(), MetricsLog(directory), directory / "checkpoints", validate)
 
