@@ -116,8 +116,9 @@ def train_trigen(base_model: str, dataset: str, seconds: float, *, share_context
     batch_tokens = TRL_BATCH * 160  # about the tokens of a step of TRL
     config = Config(base_model=base_model, epochs=1000, validations=0, batch_tokens=batch_tokens)
     with tempfile.TemporaryDirectory() as scratch:
-        log = MetricsLog(Path(scratch))
-        tuner = FineTuner(model, sequences, config, seconds, build_accelerator(), log, Path(scratch), validate=lambda _: {})
+        accelerator = build_accelerator()
+        log = MetricsLog(Path(scratch), accelerator)
+        tuner = FineTuner(model, sequences, config, seconds, accelerator, log, Path(scratch), validate=lambda _: {})
         progress = tuner.run(Interruption())
         steps = log.read("train")[1:]  # without the first step, like `Meter`
     elapsed = sum(step["seconds"] for step in steps)

@@ -29,7 +29,7 @@ from training.fine_tuning.loop import FineTuner, Progress
 from training.fine_tuning.metrics_log import MetricsLog
 from training.fine_tuning.report import write_report
 from training.interruption import Interruption
-from training.run import FINE_TUNING, effective_settings
+from training.run import FINE_TUNING, effective_settings, hyperparameters
 
 SAMPLE_ANSWERS = 5
 """The number of questions whose answers each validation prints, always the same ones."""
@@ -73,7 +73,7 @@ def fine_tune(
     with accelerator.main_process_first():  # the others then read the cache that the main process has written
         encoding = encoding_config(config, data.train, supports_shared_context(model))
         sequences = encode_all(data.train, tokenizer, encoding, config)
-    log = MetricsLog(work, accelerator.is_main_process)
+    log = MetricsLog(work, accelerator, hyperparameters(config))
     torch.manual_seed(config.seed + accelerator.process_index)
     if accelerator.is_main_process and not log.read("base"):  # a resumed run has measured it already
         model.to(accelerator.device)
@@ -181,6 +181,7 @@ def resume_from_newest_checkpoint(tuner: FineTuner, checkpoints: Path) -> None:
     """Resume from the newest complete checkpoint, if there is one."""
     checkpoint = newest_checkpoint(checkpoints)
     if checkpoint is None:
+        tuner.metrics_log.truncate(steps=0, validations=0)  # of a run that was killed before its first checkpoint
         return
     tuner.resume(checkpoint)
     if tuner.accelerator.is_main_process:
