@@ -37,6 +37,7 @@ def test_registered_models_have_metadata_and_no_pickles(trained: Trained) -> Non
             "model.safetensors",
             "config.json",
             "tokenizer.json",
+            "README.md",
             "openvino/openvino_model.xml",
             *comparison,
         },
