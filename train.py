@@ -34,10 +34,10 @@ def main(requested: Config, interruption: Interruption) -> None:
     from training.fine_tuning.base_model import load_base
     from training.fine_tuning.eval_only import evaluate_only
     from training.fine_tuning.pipeline import fine_tune
-    from training.run import display_name, prepare_run, print_metrics, print_settings, run_metadata, write_metrics
+    from training.run import FINE_TUNING, display_name, prepare_run, print_metrics, print_settings, run_metadata, write_metrics
     from training.word_models.fitting import RNN_SHARE, fit_bigram, fit_rnn
 
-    accelerator = build_accelerator()
+    accelerator = build_accelerator(config.trackers, config.output_dir / FINE_TUNING / "tensorboard")
     silence_libraries(accelerator.is_main_process)
     print(describe_sources(requested, config), flush=True)
 

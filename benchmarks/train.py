@@ -127,8 +127,9 @@ def train_trigen(base_model: str, dataset: str, seconds: float, *, share_context
     batch_tokens = TRL_BATCH * 160  # about the tokens of a step of TRL
     config = Config(base_model=base_model, epochs=1000, validations=0, batch_tokens=batch_tokens)
     with tempfile.TemporaryDirectory() as scratch:
-        log = MeteredLog(Path(scratch))
-        tuner = FineTuner(model, sequences, config, seconds, build_accelerator(), log, Path(scratch), validate=lambda _: {})
+        accelerator = build_accelerator()
+        log = MeteredLog(Path(scratch), accelerator)
+        tuner = FineTuner(model, sequences, config, seconds, accelerator, log, Path(scratch), validate=lambda _: {})
         tuner.run(Interruption())
     return meter.result()
 

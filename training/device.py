@@ -3,13 +3,19 @@
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import NamedTuple
 
 import datasets
 import torch
 import transformers
 from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType, ProjectConfiguration
+
+from training.errors import TrainingError
 
 
 class Device(NamedTuple):
@@ -33,17 +39,24 @@ def choose_device() -> Device:
     return Device(torch.device("cpu"), bf16, f"CPU, {torch.get_num_threads()} threads, {precision}")
 
 
-def build_accelerator() -> Accelerator:
-    """Join the processes that `accelerate launch` started beside this one, if any.
+def build_accelerator(trackers: Sequence[str] = (), directory: Path | None = None) -> Accelerator:
+    """Join the processes that `accelerate launch` started beside this one, if any, and choose the experiment trackers.
 
-    Collective operations time out only after hours: the other processes wait in one while the main process fits the word models,
-    exports and evaluates.
+    TensorBoard writes to `directory`. Collective operations time out only after hours: the other processes wait in one while the main
+    process fits the word models, exports and evaluates. Raises TrainingError if a tracker is not installed.
     """
+    if missing := [name for name in trackers if LoggerType(name) not in get_available_trackers()]:
+        raise TrainingError(f"--trackers {' '.join(missing)}: not installed; run `pip install {' '.join(missing)}`")
     device, bf16, _ = choose_device()
-    timeout = InitProcessGroupKwargs(timeout=timedelta(hours=12))
     # In fp16 accelerate scales the loss, so that small gradients do not become zero, and skips a step whose gradients overflow.
     precision = "bf16" if bf16 else "no" if device.type == "cpu" else "fp16"
-    return Accelerator(cpu=device.type == "cpu", mixed_precision=precision, kwargs_handlers=[timeout])
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision=precision,
+        log_with=list(trackers) or None,
+        project_config=ProjectConfiguration(logging_dir=directory),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],
+    )
 
 
 def silence_libraries(is_main_process: bool) -> None:

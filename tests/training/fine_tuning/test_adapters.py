@@ -23,8 +23,9 @@ IDS = torch.arange(5, 69)[None]
 def take_steps(model: PreTrainedModel, base: Path, directory: Path, steps: int) -> FineTuner:
     sequences = encode(load_splits("data/quickstart").train, AutoTokenizer.from_pretrained(base), EncodingConfig(max_length=768))
     config = Config(max_steps=steps, batch_tokens=768, max_length=768, validations=0, learning_rate=1e-2)
-    log = MetricsLog(directory)
-    tuner = FineTuner(model, sequences, config, None, build_accelerator(), log, directory / "checkpoints", lambda _: {})
+    accelerator = build_accelerator()
+    log = MetricsLog(directory, accelerator)
+    tuner = FineTuner(model, sequences, config, None, accelerator, log, directory / "checkpoints", lambda _: {})
     tuner.run(Interruption())
     log.close()
     return tuner

@@ -22,7 +22,9 @@ from training.interruption import Interrupted, Interruption
 def build_tuner(base: Path, directory: Path, config: Config, validate: Callable[[Progress], dict[str, Any]]) -> FineTuner:
     model, tokenizer = load_base(str(base), 768)
     sequences = encode(load_splits("data/quickstart").train, tokenizer, EncodingConfig(max_length=768))
-    return FineTuner(model, sequences, config, None, build_accelerator(), MetricsLog(directory), directory / "checkpoints", validate)
+    accelerator = build_accelerator()
+    log = MetricsLog(directory, accelerator)
+    return FineTuner(model, sequences, config, None, accelerator, log, directory / "checkpoints", validate)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,7 @@ def test_a_signal_ends_the_training_after_a_checkpoint_of_its_step(tiny_base: Pa
 
     interruption, config = Interruption(), Config(max_steps=9, batch_tokens=768, max_length=768, validations=3)
     tuner = build_tuner(tiny_base, tmp_path, config, lambda _: pytest.fail("the run validated instead of ending"))
-    tuner.metrics_log = AfterTwoSteps(tmp_path)
+    tuner.metrics_log = AfterTwoSteps(tmp_path, tuner.accelerator)
     with pytest.raises(Interrupted) as raised:
         tuner.run(interruption)
     tuner.metrics_log.close()

@@ -170,7 +170,7 @@ def test_a_run_leaves_metrics_plots_a_report_and_its_best_weights(runs: dict[str
     work = output / "fine-tuning"
     files = {"metrics.jsonl", "tensorboard", "report.md", "loss.png", "scores.png", "best", "checkpoints"}
     assert {path.name for path in work.iterdir()} >= files
-    assert list((work / "tensorboard").glob("events.out.tfevents.*"))
+    assert list((work / "tensorboard/trigen").glob("events.out.tfevents.*"))
     assert (output / "llm/report.md").read_bytes() == (work / "report.md").read_bytes()
     assert (output / "llm/loss.png").read_bytes().startswith(b"\x89PNG")
     report = (work / "report.md").read_text()
@@ -208,8 +208,9 @@ def take_steps_in_this_process(config: Config) -> None:
     model, tokenizer = load_base(config.base_model, config.max_length, config.dropout)
     train = split_data(splits, tokenizer, config).train
     sequences = encode_all(train, tokenizer, encoding_config(config, train), config)
-    log = MetricsLog(config.output_dir / FINE_TUNING)
-    tuner = FineTuner(model, sequences, config, None, build_accelerator(), log, config.output_dir / "checkpoints", lambda _: {})
+    accelerator = build_accelerator()
+    log = MetricsLog(config.output_dir / FINE_TUNING, accelerator)
+    tuner = FineTuner(model, sequences, config, None, accelerator, log, config.output_dir / "checkpoints", lambda _: {})
     tuner.run(Interruption())
     log.close()
 
