@@ -36,8 +36,7 @@ def choose_device() -> Device:
 def build_accelerator() -> Accelerator:
     """Join the processes that `accelerate launch` started beside this one, if any.
 
-    Collective operations time out only after hours: the other processes wait in one while the main process fits the word models,
-    exports and evaluates.
+    Collective operations time out only after hours: the other processes wait in one while the main process validates.
     """
     device, bf16, _ = choose_device()
     timeout = InitProcessGroupKwargs(timeout=timedelta(hours=12))

@@ -21,23 +21,32 @@ from training.fine_tuning.pipeline import encode_all, encoding_config, split_dat
 from training.interruption import Interruption
 from training.run import FINE_TUNING
 
-FLAGS = (  # 11 steps an epoch, so that the 24 end in the third; validations follow step 12, in the second, and step 24
+LLM_FLAGS = (  # 11 steps an epoch, so that the 24 end in the third; validations follow step 12, in the second, and step 24
     "--only llm --no-register --epochs 3 --max-steps 24 --max-train-examples 100 --max-length 512 --batch-tokens 1024 "
     "--learning-rate 2e-3 --validations 2 --validation-examples 12 --eval-examples 12 --no-int8-check --dropout 0.1"
 )
-TWO_PROCESSES = ("--max-steps", "20", "--dropout", "0", "--validations", "0")
+TWO_PROCESSES = "--only rnn llm --max-steps 20 --dropout 0 --validations 0"
 KILLED_AT, TERMINATED_AT = 6, 14  # in the first epoch, and in the second, after the first validation
+LSTM_KILLED_AT, LSTM_TERMINATED_AT = 6, 50  # likewise; an epoch has 33 windows
+LSTM_FLAGS = "--only rnn --no-register"
+EVERY_STEP = "--checkpoint-minutes 1e-9"
 TIMES = {"seconds", "tokens_per_second"}
 
 RUN_IN_FORKS = """
 import functools, json, os, runpy, sys
 import nncf, openvino
-import training.comparison.measurement, training.comparison.report, training.fine_tuning.pipeline, training.word_models.fitting
+import training.comparison.measurement, training.comparison.report, training.fine_tuning.pipeline
 from models.llm import LLM
 from training.fine_tuning.metrics_log import MetricsLog
+from training.word_models import fitting
+from training.word_models.lstm import LSTMConfig
+from training.word_models.lstm_training import LSTMTrainer
 
 # Otherwise the engine rounds an answer's probability by the composition of its batches, which depends on when questions arrive.
 LLM.load = functools.partial(LLM.load, reproducible=True)
+# The LSTM's size and epochs have no flags.
+fitting.RNN_EPOCHS = 3
+fitting.fit_lstm = functools.partial(fitting.fit_lstm, config=LSTMConfig(width=32, cutoffs=(300, 900)))
 
 
 def fork(work):
@@ -51,14 +60,20 @@ def fork(work):
 
 
 def send_signal_at(step, number):
-    log = MetricsLog.log
+    log, train_window = MetricsLog.log, LSTMTrainer.train_window
 
     def log_and_signal(self, kind, logged, **values):
         log(self, kind, logged, **values)
         if (kind, logged) == ("train", step):
             os.kill(os.getpid(), number)
 
-    MetricsLog.log = log_and_signal
+    def train_window_and_signal(self, window, rate):
+        loss = train_window(self, window, rate)
+        if self.progress.steps + 1 == step:
+            os.kill(os.getpid(), number)
+        return loss
+
+    MetricsLog.log, LSTMTrainer.train_window = log_and_signal, train_window_and_signal
 
 
 def train(run):
@@ -120,8 +135,8 @@ def read_metrics(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line, object_hook=without_times) for line in (output / "fine-tuning/metrics.jsonl").read_text().splitlines()]
 
 
-def arguments(base: Path, output: Path, *more: str) -> list[str]:
-    return ["--base-model", str(base), "--dataset", str(QUICKSTART), "--output-dir", str(output), *FLAGS.split(), *more]
+def arguments(base: Path, output: Path, flags: str) -> list[str]:
+    return ["--base-model", str(base), "--dataset", str(QUICKSTART), "--output-dir", str(output), *flags.split()]
 
 
 @pytest.fixture(scope="module")
@@ -129,23 +144,28 @@ def runs(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     """The runs of these tests, by name; all of them have ended."""
     home = tmp_path_factory.mktemp("runs")
 
-    def plan(name: str, output: str, *more: str, rank: dict[str, str] | None = None, signal_at: tuple[int, int] | None = None) -> Run:
-        return Run(home / output, home / f"{name}.log", arguments(tiny_base, home / output, *more), rank or {}, signal_at)
+    def plan(name: str, output: str, flags: str, rank: dict[str, str] | None = None, signal_at: tuple[int, int] | None = None) -> Run:
+        return Run(home / output, home / f"{name}.log", arguments(tiny_base, home / output, flags), rank or {}, signal_at)
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     cluster = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}  # as torchrun sets them
     ranks = [cluster | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
-    every_step = ("--checkpoint-minutes", "1e-9")
     chains = [
-        [plan("uninterrupted", "uninterrupted")],
         [
-            plan("killed", "interrupted", *every_step, signal_at=(KILLED_AT, signal.SIGKILL)),
-            plan("terminated", "interrupted", "--resume", signal_at=(TERMINATED_AT, signal.SIGTERM)),
-            plan("resumed", "interrupted", "--resume"),
+            plan("uninterrupted", "uninterrupted", LLM_FLAGS),
+            plan("LSTM uninterrupted", "LSTM uninterrupted", LSTM_FLAGS),
         ],
-        *([plan(f"rank {rank['RANK']}", "together", *TWO_PROCESSES, rank=rank)] for rank in ranks),
+        [
+            plan("LSTM killed", "LSTM interrupted", f"{LSTM_FLAGS} {EVERY_STEP}", signal_at=(LSTM_KILLED_AT, signal.SIGKILL)),
+            plan("LSTM terminated", "LSTM interrupted", f"{LSTM_FLAGS} --resume", signal_at=(LSTM_TERMINATED_AT, signal.SIGTERM)),
+            plan("LSTM resumed", "LSTM interrupted", f"{LSTM_FLAGS} --resume"),
+            plan("killed", "interrupted", f"{LLM_FLAGS} {EVERY_STEP}", signal_at=(KILLED_AT, signal.SIGKILL)),
+            plan("terminated", "interrupted", f"{LLM_FLAGS} --resume", signal_at=(TERMINATED_AT, signal.SIGTERM)),
+            plan("resumed", "interrupted", f"{LLM_FLAGS} --resume"),
+        ],
+        *([plan(f"rank {rank['RANK']}", "together", f"{LLM_FLAGS} {TWO_PROCESSES}", rank)] for rank in ranks),
     ]
     description = [
         [{"log": str(r.log), "arguments": r.arguments, "environment": r.environment, "signal_at": r.signal_at} for r in chain]
@@ -194,6 +214,23 @@ def test_a_killed_and_then_terminated_run_resumes_bit_for_bit(runs: dict[str, Ru
     assert read_metrics(output) == read_metrics(expected)
 
 
+def test_an_lstm_whose_fit_was_killed_and_then_terminated_resumes_bit_for_bit(runs: dict[str, Run]) -> None:
+    assert runs["LSTM killed"].status == -signal.SIGKILL, runs["LSTM killed"].printed
+    terminated, resumed = runs["LSTM terminated"], runs["LSTM resumed"]
+    assert terminated.status == 143
+    assert f"epoch 1 of up to 3, window {LSTM_KILLED_AT - 1} of 33" in terminated.printed
+    assert "the checkpoint is written, --resume continues from it" in terminated.printed
+    assert "Traceback" not in terminated.printed
+    assert resumed.status == 0, resumed.printed
+    assert f"epoch 2 of up to 3, window {LSTM_TERMINATED_AT - 33} of 33" in resumed.printed
+
+    expected = runs["LSTM uninterrupted"].output
+    assert (resumed.output / "rnn/lstm.safetensors").read_bytes() == (expected / "rnn/lstm.safetensors").read_bytes()
+    metrics, expected_metrics = (json.loads((output / "metrics.json").read_text())["rnn"] for output in (resumed.output, expected))
+    assert metrics | {"seconds": None} == expected_metrics | {"seconds": None}
+    assert not (resumed.output / "rnn/checkpoints").exists()
+
+
 def take_steps_in_this_process(config: Config) -> None:
     """Take the training steps that `train.py` takes with `config`."""
     splits = load_splits(config.dataset)
@@ -210,12 +247,14 @@ def test_two_processes_take_the_steps_of_one(runs: dict[str, Run], tiny_base: Pa
     ranks = [runs["rank 0"], runs["rank 1"]]
     assert [rank.status for rank in ranks] == [0, 0], ranks[0].printed + ranks[1].printed
     assert [rank.printed.count("test questions") for rank in ranks] == [1, 0]  # only the main process prints
-    take_steps_in_this_process(parse(arguments(tiny_base, tmp_path, *TWO_PROCESSES)))
+    take_steps_in_this_process(parse(arguments(tiny_base, tmp_path, f"{LLM_FLAGS} {TWO_PROCESSES}")))
     one, two = ([line for line in read_metrics(output) if line["kind"] == "train"] for output in (tmp_path, ranks[0].output))
     assert len(one) == len(two) == 20
     for first, second in zip(one, two, strict=True):
         assert second["loss"] == pytest.approx(first["loss"], rel=5e-3)
         assert second["gradient_norm"] == pytest.approx(first["gradient_norm"], rel=5e-2)
+    # The LSTM is fitted last: the other process has ended by then, and has not waited for it.
+    assert list(json.loads((ranks[0].output / "metrics.json").read_text())) == ["llm", "rnn"]
     last = ranks[0].output / "fine-tuning/checkpoints/last"
     assert os.path.samefile(last, ranks[0].output / "fine-tuning/checkpoints/step-00000020")
     assert {path.name for path in last.glob("random_states_*")} == {"random_states_0.pkl", "random_states_1.pkl"}
