@@ -58,8 +58,9 @@ def main(requested: Config, interruption: Interruption) -> None:
     print(f"{train_rows:,} training and {test_rows:,} test questions{unanswered} · {choose_device().description}", flush=True)
     print_settings(config)
 
-    # Train the word models. They are small, so the main process fits them alone.
+    # Train the word models. They are small, so the main process fits them alone: the LSTM at the end if others would wait for it.
     seconds = None if config.max_minutes is None else 60 * config.max_minutes
+    rnn_seconds = RNN_SHARE * seconds if seconds is not None and with_llm else seconds
     metrics: dict[str, dict[str, Any]] = {}
     if accelerator.is_main_process:
         metrics = prepare_run(config, splits)  # of the models that a resumed run has finished
@@ -67,20 +68,22 @@ def main(requested: Config, interruption: Interruption) -> None:
         if "bigram" in config.only and "bigram" not in metrics:
             metrics["bigram"] = fit_bigram(train_text, test_text, config.output_dir / "bigram")
             write_metrics(metrics, config.output_dir)
-        if "rnn" in config.only and "rnn" not in metrics:
-            rnn_seconds = RNN_SHARE * seconds if seconds is not None and with_llm else seconds
-            metrics["rnn"] = fit_rnn(train_text, test_text, config.output_dir / "rnn", rnn_seconds, config.seed)
-        write_metrics(metrics, config.output_dir)
+        if "rnn" in config.only and "rnn" not in metrics and accelerator.num_processes == 1:
+            metrics["rnn"] = fit_rnn(train_text, test_text, config, rnn_seconds, interruption)
+            write_metrics(metrics, config.output_dir)
 
     # Fine-tune the LLM, in all processes. The main process first tells the others which models are finished.
     metrics = broadcast_object_list([metrics])[0]
     if with_llm and "llm" not in metrics:
         llm_seconds = seconds
-        if seconds is not None and "rnn" in metrics:
-            llm_seconds = seconds - metrics["rnn"]["seconds"]
+        if seconds is not None and "rnn" in config.only:
+            llm_seconds = seconds - (metrics["rnn"]["seconds"] if "rnn" in metrics else RNN_SHARE * seconds)
         metrics["llm"] = fine_tune(base, splits, config.output_dir / "llm", llm_seconds, config, accelerator, interruption)
     if not accelerator.is_main_process:
         return
+    if "rnn" in config.only and "rnn" not in metrics:  # there were several processes
+        write_metrics(metrics, config.output_dir)
+        metrics["rnn"] = fit_rnn(train_text, test_text, config, rnn_seconds, interruption)
 
     # Evaluate and compare.
     print_metrics(metrics)

@@ -51,7 +51,8 @@ class Config:
     only: Annotated[tuple[ModelName, ...], tyro.conf.arg(metavar="{bigram,rnn,llm} ...")] = ("bigram", "rnn", "llm")
     """Train and register only these models."""
     epochs: int = 2
-    """Epochs of fine-tuning, unless --max-minutes or --max-steps ends it first. The LSTM has its own limit of 40."""
+    """Epochs of fine-tuning, unless --max-minutes or --max-steps ends it first. The LSTM has limits of its own: 40 epochs and, without
+    --max-minutes, 25 million words."""
     max_minutes: float | None = None
     """Time limit of the training in minutes; evaluation and export do not count. The learning rates follow the clock.
     A step that has begun is finished. The LSTM takes up to 15 % and the LLM the rest; a model trained alone takes all."""
@@ -119,14 +120,15 @@ class Config:
     early_stop: int | None = None
     """Stop the fine-tuning after this many validations in a row without improvement."""
     checkpoint_minutes: float = 10
-    """Minutes of training between two checkpoints.
+    """Minutes of training between two checkpoints of the LLM or the LSTM.
     One is also written before each validation, at the end, and on SIGTERM and Ctrl-C."""
     resume: bool = False
     """Continue from the newest complete checkpoint in --output-dir, if there is one."""
     seed: int = 0
     """Seed of the choice and order of examples, dropout, and the LSTM's initial weights."""
     output_dir: Path = Path("runs/latest")
-    """Where the artifacts are written before they are registered. An earlier run's artifacts are replaced."""
+    """Where the artifacts are written before they are registered. An earlier run's artifacts are replaced, and, without --resume, its
+    checkpoints removed."""
     trackers: Annotated[tuple[Tracker, ...], tyro.conf.arg(metavar="{tensorboard,wandb,mlflow,trackio} ...")] = ("tensorboard",)
     """Show the fine-tuning's metrics in these experiment trackers. All but tensorboard have to be installed first.
     Without a name, the metrics are in metrics.jsonl only."""

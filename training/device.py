@@ -43,7 +43,7 @@ def build_accelerator(trackers: Sequence[str] = (), directory: Path | None = Non
     """Join the processes that `accelerate launch` started beside this one, if any, and choose the experiment trackers.
 
     TensorBoard writes to `directory`. Collective operations time out only after hours: the other processes wait in one while the main
-    process fits the word models, exports and evaluates. Raises TrainingError if a tracker is not installed.
+    process validates. Raises TrainingError if a tracker is not installed.
     """
     if missing := [name for name in trackers if LoggerType(name) not in get_available_trackers()]:
         raise TrainingError(f"--trackers {' '.join(missing)}: not installed; run `pip install {' '.join(missing)}`")

@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from training.checkpoint import CHECKPOINTS
 from training.config import Config, load_config
 from training.data.squad import Splits
 from training.errors import TrainingError
@@ -20,13 +21,16 @@ MAY_CHANGE = {"preset", "config", "only", "eval_examples", "checkpoint_minutes",
 """Settings that may differ when a run is resumed; none affects training. A preset only sets defaults."""
 FINE_TUNING = "fine-tuning"
 """The subdirectory with the LLM's checkpoints, curves and report."""
+RESUMABLE = (FINE_TUNING, f"rnn/{CHECKPOINTS}")
+"""The subdirectories from which a model's training can be resumed."""
 
 
 def prepare_run(config: Config, splits: Splits) -> dict[str, dict[str, Any]]:
     """Create the run's directory and write `config.json` into it. Return the metrics of the models that a resumed run has finished.
 
-    Without `config.resume`, remove an earlier run's models. Raises TrainingError if the run to resume had other settings, or if --config
-    names the run that would be removed.
+    Without `config.resume`, remove an earlier run's models. Checkpoints of models that `config.only` leaves out go too: a later run would
+    resume them with the new settings. Raises TrainingError if the run to resume had other settings, or if --config names the run that
+    would be removed.
     """
     output, new = config.output_dir, {"configuration": effective_settings(config), "dataset": splits.description}
     if config.resume and (output / "config.json").exists():
@@ -38,7 +42,7 @@ def prepare_run(config: Config, splits: Splits) -> dict[str, dict[str, Any]]:
     if config.resume:
         print(f"nothing to resume in {output}: starting from the beginning", flush=True)
     create_directory(output)
-    for name in (*config.only, *([FINE_TUNING] if "llm" in config.only else [])):
+    for name in (*config.only, *RESUMABLE):
         shutil.rmtree(output / name, ignore_errors=True)
     (output / "metrics.json").unlink(missing_ok=True)
     (output / "config.json").write_text(json.dumps(new, indent=2) + "\n", encoding="utf-8")

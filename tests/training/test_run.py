@@ -31,6 +31,19 @@ def test_resuming_keeps_finished_models_and_starting_over_removes_them(tmp_path:
     assert json.loads((tmp_path / "config.json").read_text())["configuration"]["only"] == ["bigram", "rnn"]
 
 
+def test_starting_over_with_some_models_leaves_no_checkpoint_of_the_others_to_resume(tmp_path: Path, splits: Splits) -> None:
+    config = Config(output_dir=tmp_path)
+    prepare_run(config, splits)
+    checkpoints = [tmp_path / path / "step-00000001" for path in ("fine-tuning/checkpoints", "rnn/checkpoints")]
+    for checkpoint in checkpoints:
+        checkpoint.mkdir(parents=True)
+    prepare_run(dataclasses.replace(config, resume=True), splits)
+    assert all(checkpoint.exists() for checkpoint in checkpoints)
+    prepare_run(dataclasses.replace(config, only=("bigram",), seed=1), splits)
+    assert prepare_run(dataclasses.replace(config, seed=1, resume=True), splits) == {}  # the settings of the last run
+    assert not any(checkpoint.exists() for checkpoint in checkpoints)
+
+
 def test_settings_that_affect_training_may_not_change_on_resume(tmp_path: Path, splits: Splits) -> None:
     config = Config(output_dir=tmp_path, learning_rate=1e-4)
     prepare_run(config, splits)

@@ -22,10 +22,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from training.checkpoint import read_state
 from training.config import Config
 from training.data.batching import Batch, MicroBatchSampler, StepSampler, collate
 from training.fine_tuning.attention import choose_attention
-from training.fine_tuning.checkpoint import read_state, save_checkpoint
+from training.fine_tuning.checkpoint import save_checkpoint
 from training.fine_tuning.metrics_log import MetricsLog
 from training.fine_tuning.objective import SupervisedLoss
 from training.interruption import Interruption

@@ -12,6 +12,7 @@ from datasets import Dataset, concatenate_datasets
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from models.answering.answers import ALWAYS_ANSWERS, AnswerSettings
+from training.checkpoint import CHECKPOINTS, newest_checkpoint
 from training.config import Config
 from training.data.encoding import EncodingConfig, encode, encode_mixture
 from training.data.selection import answerable, contexts, draw, split_articles, split_contexts
@@ -25,7 +26,6 @@ from training.export.artifact import export_for_cpu, open_artifact, save_artifac
 from training.export.model_card import write_model_card
 from training.export.quantization import choose_weights
 from training.fine_tuning.base_model import add_adapters, supports_shared_context
-from training.fine_tuning.checkpoint import newest_checkpoint
 from training.fine_tuning.loop import FineTuner, Progress
 from training.fine_tuning.metrics_log import MetricsLog
 from training.fine_tuning.report import write_report
@@ -89,9 +89,9 @@ def fine_tune(
     def validate(progress: Progress) -> dict[str, Any]:
         return validate_candidate(model, tokenizer, data.validation, progress, log, work, config)
 
-    tuner = FineTuner(model, sequences, config, seconds, accelerator, log, work / "checkpoints", validate)
+    tuner = FineTuner(model, sequences, config, seconds, accelerator, log, work / CHECKPOINTS, validate)
     if config.resume:
-        resume_from_newest_checkpoint(tuner, work / "checkpoints")
+        resume_from_newest_checkpoint(tuner, work / CHECKPOINTS)
     progress = tuner.run(interruption)
     accelerator.wait_for_everyone()
     if not accelerator.is_main_process:

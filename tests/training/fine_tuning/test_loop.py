@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from training.checkpoint import newest_checkpoint
 from training.config import Config
 from training.data.encoding import EncodingConfig, encode
 from training.data.squad import load_splits
 from training.device import build_accelerator
 from training.fine_tuning.base_model import load_base
-from training.fine_tuning.checkpoint import newest_checkpoint
 from training.fine_tuning.loop import FineTuner, Progress, Step, learning_rate
 from training.fine_tuning.metrics_log import MetricsLog
 from training.interruption import Interrupted, Interruption
