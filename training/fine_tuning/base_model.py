@@ -1,6 +1,7 @@
 """Load the base model, check it, and prepare it for training."""
 
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -72,9 +73,20 @@ def _fuse_gelu(model: PreTrainedModel) -> None:
                     setattr(module, name, torch.nn.GELU(approximate="tanh"))
 
 
+def has_dropout(model: PreTrainedModel) -> bool:
+    """Return whether the model drops anything out while it trains."""
+    return any(getattr(module, name) for module, name in _dropouts(model))
+
+
 def _set_dropout(model: PreTrainedModel, probability: float) -> None:
+    for module, name in _dropouts(model):
+        setattr(module, name, probability)
+
+
+def _dropouts(model: PreTrainedModel) -> Iterator[tuple[torch.nn.Module, str]]:
+    """Yield each module with the name of the attribute that holds its probability of dropout."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
-            module.p = probability
+            yield module, "p"
         if isinstance(getattr(module, "attention_dropout", None), float):  # Llama's attention; GPT-2's is a module
-            setattr(module, "attention_dropout", probability)  # noqa: B010
+            yield module, "attention_dropout"

@@ -18,14 +18,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from training.checkpoint import read_state
 from training.config import Config
-from training.data.batching import Batch, MicroBatchSampler, StepSampler, collate
-from training.fine_tuning.attention import choose_attention
+from training.data.batching import Batch, MicroBatchSampler, StepSampler, load, load_ahead
+from training.data.packing import PackedSampler
+from training.fine_tuning.attention import FLEX, choose_attention
 from training.fine_tuning.checkpoint import save_checkpoint
 from training.fine_tuning.metrics_log import MetricsLog
 from training.fine_tuning.objective import SupervisedLoss
@@ -113,15 +113,22 @@ class FineTuner:
     ) -> None:
         self.model, self.config, self.seconds, self.validate = model, config, seconds, validate
         self.accelerator, self.metrics_log, self.checkpoints = accelerator, metrics_log, checkpoints
-        choose_attention(model, accelerator.device, accelerator.mixed_precision == "bf16", config.max_length)
-        objective = SupervisedLoss(model)
-        if config.compile or (config.compile is None and accelerator.device.type == "cuda"):
-            # Block by block: compiling the whole model takes minutes and needs a dense mask.
-            for block in blocks(model):
-                block.compile(dynamic=True)
+        on_gpu = accelerator.device.type == "cuda"
         model.to(accelerator.device)
+        choose_attention(model, accelerator.device, accelerator.mixed_precision == "bf16", config.max_length)
+        packs = model.config._attn_implementation == FLEX
+        objective = SupervisedLoss(model)
+        self.compiles = config.compile or (config.compile is None and on_gpu)
+        if self.compiles:
+            # Block by block: compiling the whole model takes minutes and needs a dense mask. DistributedDataParallel exchanges gradients of
+            # a block while others are computed; dynamo would split the blocks for that, and cannot split FlexAttention.
+            torch._dynamo.config.optimize_ddp = False
+            for block in blocks(model):
+                block.compile(dynamic=not packs)  # packed batches have one shape
         self.objective, self.optimizer = accelerator.prepare(objective, build_optimizer(model, config.bottom_rate))
-        self.sampler = StepSampler(sequences["length"], config.batch_tokens, config.seed)
+        lengths, tokens, seed = sequences["length"], config.batch_tokens, config.seed
+        multiple = 16 if on_gpu else 1  # tensor cores compute whole tiles, and fewer shapes compile less often
+        self.sampler = PackedSampler(lengths, tokens, seed) if packs else StepSampler(lengths, tokens, seed, multiple)
         self.sequences = sequences.with_format("numpy")
         self.weights, self.questions = np.asarray(sequences["supervised"]), np.asarray(sequences["questions"])
         steps = self.sampler.count(config.epochs)
@@ -143,6 +150,8 @@ class FineTuner:
         A signal raises `Interrupted`: while training, once a checkpoint is written; while validating, at once.
         """
         self.objective.train()
+        if self.compiles:
+            self._warm_up()
         steps = self._load_steps()
         is_main = self.accelerator.is_main_process
         with progress_bar(total=1.0, initial=self.fraction_done, desc="fine-tuning", bar_format=BAR, disable=not is_main) as bar:
@@ -193,17 +202,24 @@ class FineTuner:
             if progress.seconds - self.saved_at > 60 * self.config.checkpoint_minutes:
                 self.save()
 
+    def _warm_up(self) -> None:
+        """Compile the blocks before the clock starts: compute gradients of a batch, and drop them. Leaves the random state as it is."""
+        micro_tokens, processes = self.config.micro_tokens, self.accelerator.num_processes
+        rows = self.sampler.split(self.sampler.steps(0)[0], micro_tokens, processes)[0]
+        batch = self.sampler.collate_fn(micro_tokens, processes)([self.sequences[row] for row in rows])
+        with torch.random.fork_rng():
+            self.accelerator.backward(self.objective(batch.to(self.accelerator.device)))
+        self.optimizer.zero_grad(set_to_none=True)
+
     def _load_steps(self) -> Iterator[Step]:
         """Yield the steps from `progress` on, one epoch after the other, without end."""
         accelerator, progress = self.accelerator, self.progress
+        on_gpu = accelerator.device.type == "cuda"
         batch_sampler = MicroBatchSampler(self.sampler, self.config.micro_tokens, accelerator.process_index, accelerator.num_processes)
-        # A DataLoader draws a seed for each new iterator, and a resumed run creates one iterator more. With a generator of its own,
-        # that does not change the global random state, which dropout uses.
-        generator = torch.Generator()
-        loader: DataLoader[Batch] = DataLoader(self.sequences, batch_sampler=batch_sampler, collate_fn=collate, generator=generator)
+        loader = load(self.sequences, batch_sampler, pin_memory=on_gpu)
         while True:
             batch_sampler.epoch, batch_sampler.start = progress.epoch, progress.position
-            batches = iter(loader)
+            batches = load_ahead(iter(loader)) if on_gpu else iter(loader)
             for step in self.sampler.steps(progress.epoch)[progress.position :]:
                 yield step, [next(batches) for _ in batch_sampler.micro_batches(step)]
             progress.epoch, progress.position = progress.epoch + 1, 0
@@ -218,11 +234,12 @@ class FineTuner:
         rate = learning_rate(self.config.learning_rate, max(self.fraction_done, (progress.steps + 1) / (self.max_steps + 1)))
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
-        total_weight, local_loss = float(self.weights[step].sum()), 0.0
+        total_weight = float(self.weights[step].sum())
+        local_loss = torch.zeros((), dtype=torch.float64, device=accelerator.device)  # stays there: reading it would wait for the GPU
         for batch in batches:
             with nullcontext() if batch is batches[-1] else accelerator.no_sync(self.objective):
                 loss = self.objective(batch.to(accelerator.device)) / total_weight
-                local_loss += loss.item()
+                local_loss += loss.detach()
                 accelerator.backward(loss * accelerator.num_processes)  # DistributedDataParallel averages the gradients; we want their sum
         norm = accelerator.clip_grad_norm_(self.objective.parameters(), 1.0)
         self.optimizer.step()
@@ -231,7 +248,7 @@ class FineTuner:
         if accelerator.device.type != "cpu":  # a GPU has only been told what to compute
             torch.accelerator.synchronize()
         # Gather what each process alone knows: its share of the loss and of the tokens, its clock, its signal.
-        local = [local_loss, sum(batch.tokens for batch in batches), time.perf_counter() - started, interruption.requested or 0]
+        local = [float(local_loss), sum(batch.tokens for batch in batches), time.perf_counter() - started, interruption.requested or 0]
         gathered = accelerator.gather(torch.tensor([local], dtype=torch.float64, device=accelerator.device)).cpu()
         step_loss, tokens = gathered[:, :2].sum(0).tolist()
         seconds, signal_number = gathered[:, 2:].amax(0).tolist()

@@ -6,7 +6,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from training.data.batching import Batch
-from training.fine_tuning.attention import MATMUL, attention_mask, evaluating
+from training.fine_tuning.attention import MATMUL, evaluating, model_inputs
 
 PROBE_TOKENS = 8
 
@@ -25,14 +25,12 @@ class SupervisedLoss(torch.nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the sum of weight × nats over the batch's supervised tokens, a float32 scalar."""
-        inputs = {"input_ids": batch.input_ids, "use_cache": False}
-        if batch.segments is not None:
-            inputs |= {"position_ids": batch.position_ids, "attention_mask": attention_mask(self.model, batch.segments)}
+        inputs = model_inputs(self.model, batch)
         if self.head_is_linear:
-            hidden = self.model.base_model(**inputs).last_hidden_state
+            hidden = self.model.base_model(**inputs, use_cache=False).last_hidden_state
             logits = self.model.get_output_embeddings()(hidden.flatten(0, 1)[batch.predictors])
         else:
-            logits = self.model(**inputs).logits.flatten(0, 1)[batch.predictors]
+            logits = self.model(**inputs, use_cache=False).logits.flatten(0, 1)[batch.predictors]
         return (cross_entropy(logits.float(), batch.targets, reduction="none") * batch.weights).sum()
 
 

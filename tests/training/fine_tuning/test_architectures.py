@@ -6,12 +6,15 @@ from typing import Any
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from transformers.integrations.flex_attention import flex_attention_forward
 
 from models.engines.tokenization import ModelLimits
 from tests.architectures import ARCHITECTURES, REFUSED, WINDOW, WINDOWED, build, save
 from training.data.batching import Batch
+from training.data.packing import BLOCK, pack
 from training.errors import TrainingError
-from training.fine_tuning.attention import MATMUL, choose_attention
+from training.fine_tuning import attention
+from training.fine_tuning.attention import FLEX, MATMUL, choose_attention
 from training.fine_tuning.base_model import load_base
 from training.fine_tuning.loop import blocks, build_optimizer, learning_rate_scales
 from training.fine_tuning.objective import SupervisedLoss
@@ -23,7 +26,7 @@ NONLINEAR = {"granite", "cohere"}
 def batch_of_one_text() -> Batch:
     ids = torch.randint(5, 300, (1, LENGTH), generator=torch.Generator().manual_seed(1))
     predictors = torch.arange(LENGTH - 1)
-    return Batch(ids, torch.arange(LENGTH)[None], None, predictors, ids[0, 1:], torch.ones(LENGTH - 1), LENGTH)
+    return Batch(ids, torch.arange(LENGTH)[None], None, None, predictors, ids[0, 1:], torch.ones(LENGTH - 1), LENGTH)
 
 
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
@@ -39,6 +42,28 @@ def test_the_loss_is_the_models_own(name: str, bf16: bool) -> None:
     assert (model.config._attn_implementation == MATMUL) == (bf16 and name not in WINDOWED)
     assert objective.head_is_linear == (name not in NONLINEAR)
     assert loss.item() == pytest.approx(cross_entropy(logits, batch.targets, reduction="sum").item(), rel=0.02 if bf16 else 1e-5)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.usefixtures("flex_on_cpu")
+def test_packed_texts_have_the_models_own_loss_as_on_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = build(name), batch_of_one_text()
+    dtypes: set[torch.dtype] = set()
+
+    def recording_dtypes(module: Any, *inputs: Any, **settings: Any) -> Any:
+        dtypes.update(tensor.dtype for tensor in inputs[:3])
+        return flex_attention_forward(module, *inputs, **settings)
+
+    monkeypatch.setattr(attention, "flex_attention_forward", recording_dtypes)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # leaves queries and keys in fp32 where they are rotated
+        choose_attention(model, torch.device("cuda"), True, LENGTH)
+        expected = SupervisedLoss(model)(batch).item()
+        assert (model.config._attn_implementation == FLEX) == (name not in WINDOWED)
+        if name not in WINDOWED:
+            row = {"input_ids": batch.input_ids[0], "position_ids": batch.position_ids[0], "segments": [1] * LENGTH}
+            loss = SupervisedLoss(model)(pack([row | {"weights": [0.0] + [1.0] * (LENGTH - 1)}] * 2, BLOCK)).item()
+            assert loss == pytest.approx(2 * expected, rel=0.02)
+            assert dtypes == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -1,5 +1,6 @@
 """The loop with made-up validation metrics: which validation it keeps, when it stops, and that a signal loses nothing."""
 
+import functools
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from training.interruption import Interrupted, Interruption
 
 
 def build_tuner(base: Path, directory: Path, config: Config, validate: Callable[[Progress], dict[str, Any]]) -> FineTuner:
-    model, tokenizer = load_base(str(base), 768)
+    model, tokenizer = load_base(str(base), 768, config.dropout)
     sequences = encode(load_splits("data/quickstart").train, tokenizer, EncodingConfig(max_length=768))
     accelerator = build_accelerator()
     log = MetricsLog(directory, accelerator)
@@ -131,6 +132,26 @@ def test_in_fp16_the_loss_is_scaled_and_a_step_that_overflows_is_skipped(
     else:
         assert accelerator.scaler.get_scale() == scale / 4  # halved after each of the two steps
         assert all(weight.equal(before[name]) for name, weight in tuner.model.named_parameters())
+
+
+# Dynamo looks at the gradient of a block's input, which warns: https://github.com/pytorch/pytorch/pull/30531
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor")
+def test_compiled_blocks_take_the_same_steps_after_a_warm_up_that_leaves_no_trace(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without code for this processor, which would take half a minute to generate.
+    monkeypatch.setattr(torch.nn.Module, "compile", functools.partialmethod(torch.nn.Module.compile, backend="eager"))
+    losses, graphs = {}, []
+    for compile in (False, True):
+        config = Config(max_steps=3, batch_tokens=768, max_length=768, validations=0, compile=compile, dropout=0.1)
+        tuner = build_tuner(tiny_base, tmp_path / str(compile), config, lambda _: {})
+        torch.manual_seed(0)
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+        tuner.run(Interruption())
+        losses[compile] = [line["loss"] for line in tuner.metrics_log.read("train")]
+        tuner.metrics_log.close()
+    assert losses[True] == pytest.approx(losses[False], rel=1e-6)
+    assert graphs[1] == graphs[0] < torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
 def test_the_clock_of_a_step_includes_its_loading(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
