@@ -10,7 +10,7 @@ import tyro
 from models.answering.prompts import PromptOrder
 
 ModelName = Literal["bigram", "rnn", "llm"]
-Preset = Literal["gpt2-squad", "quickstart"]
+Preset = Literal["gpt2-squad", "gpt2-squad-1gpu", "gpt2-squad-4gpu", "quickstart"]
 
 SMOLLM2 = "smollm2"
 """The value of --base-model for SmolLM2-135M-Instruct, which comes from PyPI."""
@@ -30,7 +30,8 @@ class Config:
     """
 
     preset: Preset = "gpt2-squad"
-    """The defaults of the other flags: gpt2-squad (GPT-2 on SQuAD, from the Hub) or quickstart (minutes on two CPU cores, no Hub)."""
+    """The defaults of the other flags: gpt2-squad (GPT-2 on SQuAD, from the Hub), the same with the steps of one large GPU (-1gpu) or of
+    four (-4gpu), or quickstart (minutes on two CPU cores, no Hub)."""
     base_model: str = "openai-community/gpt2"
     """The causal LM to fine-tune: a Hub id, a local directory, or smollm2 (SmolLM2-135M-Instruct from PyPI, without the Hub).
     auto, in the quickstart: GPT-2 if the Hub can be reached, otherwise smollm2."""
@@ -138,8 +139,12 @@ class Config:
             raise ValueError(f"--batch-tokens ({self.batch_tokens}) must be at least --max-length ({self.max_length})")
 
 
+# A GPU needs larger steps to be busy. The learning rate grows with the square root of their tokens (Malladi et al., arXiv:2205.10287).
+# GPT-2 small takes 0.35 MB a token that is computed at once, beside 2.3 GB for weights, gradients and optimizer: docs/training.md.
 PRESETS: dict[Preset, Config] = {
     "gpt2-squad": Config(),
+    "gpt2-squad-1gpu": Config(preset="gpt2-squad-1gpu", batch_tokens=16_384, micro_tokens=16_384, learning_rate=8e-4),
+    "gpt2-squad-4gpu": Config(preset="gpt2-squad-4gpu", batch_tokens=32_768, micro_tokens=16_384, learning_rate=1.1e-3),
     "quickstart": Config(
         preset="quickstart",
         base_model=AUTO,

@@ -1,10 +1,11 @@
 import dataclasses
+import math
 import re
 
 import pytest
 
 from tests.conftest import PROJECT
-from training.config import PRESETS, Config, parse
+from training.config import PRESETS, Config, Preset, parse
 
 
 def test_gpt2_on_squad_is_the_default() -> None:
@@ -16,6 +17,15 @@ def test_gpt2_on_squad_is_the_default() -> None:
 def test_a_preset_sets_defaults_and_flags_override_them() -> None:
     config = parse(["--max-minutes", "2", "--preset", "quickstart", "--only", "rnn", "llm"])
     assert config == dataclasses.replace(PRESETS["quickstart"], max_minutes=2, only=("rnn", "llm"))
+
+
+@pytest.mark.parametrize("preset", ["gpt2-squad-1gpu", "gpt2-squad-4gpu"])
+def test_the_presets_for_gpus_differ_in_their_steps_alone_and_scale_the_learning_rate(preset: Preset) -> None:
+    default, config = PRESETS["gpt2-squad"], PRESETS[preset]
+    names = ("batch_tokens", "micro_tokens", "learning_rate")
+    assert dataclasses.replace(config, preset="gpt2-squad", **{name: getattr(default, name) for name in names}) == default
+    rate = default.learning_rate * math.sqrt(config.batch_tokens / default.batch_tokens)
+    assert config.learning_rate == pytest.approx(rate, rel=0.05)
 
 
 def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
