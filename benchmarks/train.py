@@ -35,10 +35,12 @@ class Meter:
     """Count rows, real tokens and seconds, starting after the first step, which compiles and allocates."""
 
     def __init__(self, seconds: float) -> None:
-        self.seconds, self.tokens, self.rows, self.steps, self.started = seconds, 0, 0, -1, 0.0
+        self.seconds, self.steps, self.started = seconds, -1, 0.0
+        self.tokens: Any = 0
+        self.rows: Any = 0
 
-    def step(self, rows: int, tokens: int) -> bool:
-        """Count a finished step; return whether the time is over."""
+    def step(self, rows: Any, tokens: Any) -> bool:
+        """Count a step; return whether the time is over. The numbers may be tensors, which nobody has to wait for."""
         self.steps += 1
         if self.steps == 0:
             self.started = time.perf_counter()
@@ -48,8 +50,9 @@ class Meter:
 
     def result(self) -> dict[str, float]:
         """Return the rates since the first step."""
+        tokens, rows = float(self.tokens), float(self.rows)  # waits for a GPU
         seconds = time.perf_counter() - self.started
-        return {"tokens_per_second": self.tokens / seconds, "rows_per_second": self.rows / seconds, "steps": self.steps}
+        return {"tokens_per_second": tokens / seconds, "rows_per_second": rows / seconds, "steps": self.steps}
 
 
 def matrix_rate(size: int = 2048, seconds: float = 3.0) -> float:
@@ -67,6 +70,14 @@ def matrix_rate(size: int = 2048, seconds: float = 3.0) -> float:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
     return 2 * size**3 / sorted(times)[len(times) // 2]
+
+
+def peak_memory() -> dict[str, float]:
+    """Return the most memory that this process has had, in GB: of the machine, and of the GPU if there is one."""
+    import torch
+
+    machine = {"peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
+    return machine | ({"gpu_gb": torch.cuda.max_memory_reserved() / 1e9} if torch.cuda.is_available() else {})
 
 
 def flops_per_token(base_model: str, length: float) -> float:
@@ -101,8 +112,15 @@ def random_gpt2() -> str:
     return str(target)
 
 
-def train_trigen(base_model: str, dataset: str, seconds: float, *, share_context: bool) -> dict[str, float]:
-    """Run `training.fine_tuning.loop` as train.py does. Without `share_context` every row repeats its context."""
+def train_trigen(
+    base_model: str, dataset: str, seconds: float, *, share_context: bool, repeats: int = 1, **settings: Any
+) -> dict[str, float]:
+    """Run `training.fine_tuning.loop` as train.py does, with these settings of `Config`.
+
+    Without `share_context` every row repeats its context. An epoch repeats the sequences.
+    """
+    from datasets import concatenate_datasets
+
     from training.config import Config
     from training.data.encoding import EncodingConfig, encode
     from training.device import build_accelerator, silence_libraries
@@ -113,10 +131,18 @@ def train_trigen(base_model: str, dataset: str, seconds: float, *, share_context
     silence_libraries(True)
     model, tokenizer = load_base(base_model, TRL_LENGTH)
     sequences = encode(training_rows(dataset), tokenizer, EncodingConfig(share_context=share_context, max_length=TRL_LENGTH))
+    sequences = concatenate_datasets([sequences] * repeats)
     batch_tokens = TRL_BATCH * 160  # about the tokens of a step of TRL
-    config = Config(base_model=base_model, epochs=1000, validations=0, batch_tokens=batch_tokens)
+    config = Config(base_model=base_model, epochs=1000 // repeats, validations=0, **{"batch_tokens": batch_tokens} | settings)
+
+    class ClockAfterFirstStep(MetricsLog):
+        def log(self, kind: str, step: int, **values: Any) -> None:
+            super().log(kind, step, **values)
+            if step == 1:
+                tuner.progress.seconds = 0.0
+
     with tempfile.TemporaryDirectory() as scratch:
-        log = MetricsLog(Path(scratch))
+        log = ClockAfterFirstStep(Path(scratch))
         tuner = FineTuner(model, sequences, config, seconds, build_accelerator(), log, Path(scratch), validate=lambda _: {})
         progress = tuner.run(Interruption())
         steps = log.read("train")[1:]  # without the first step, like `Meter`
@@ -126,10 +152,11 @@ def train_trigen(base_model: str, dataset: str, seconds: float, *, share_context
     return {"tokens_per_second": tokens / elapsed, "rows_per_second": rows / elapsed, "steps": len(steps)}
 
 
-def train_trl(base_model: str, dataset: str, seconds: float) -> dict[str, float]:
-    """Run TRL's SFTTrainer."""
+def train_trl(base_model: str, dataset: str, seconds: float, **settings: Any) -> dict[str, float]:
+    """Run TRL's SFTTrainer, with these settings on top of `sft_config`'s."""
     import warnings
 
+    import torch
     from transformers import AutoTokenizer, TrainerCallback
     from trl import SFTTrainer
 
@@ -144,14 +171,18 @@ def train_trl(base_model: str, dataset: str, seconds: float) -> dict[str, float]
 
     class Counting(SFTTrainer):
         def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            counts.append((len(inputs["input_ids"]), int(inputs["attention_mask"].sum())))
+            ids: torch.Tensor = inputs["input_ids"]
+            if "attention_mask" in inputs:
+                counts.append((len(ids), inputs["attention_mask"].sum()))
+            else:  # without padding: each row begins anew at position 0
+                counts.append(((inputs["position_ids"] == 0).sum(), ids.numel()))
             return super().training_step(model, inputs, *args, **kwargs)
 
-    counts: list[tuple[int, int]] = []  # rows and tokens of the current step
+    counts: list[tuple[Any, Any]] = []  # rows and tokens of the current step
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Counting(
             model=base_model,
-            args=sft_config(scratch, max_steps=10_000),
+            args=sft_config(scratch, max_steps=10_000, **settings),
             train_dataset=prompts_and_completions(training_rows(dataset)),
             processing_class=tokenizer,
             callbacks=[Metered()],
@@ -233,9 +264,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.contestant:
         result = CONTESTANTS[arguments.contestant](arguments.base_model, arguments.dataset, arguments.seconds)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         length = result["tokens_per_second"] / result["rows_per_second"]
-        print(json.dumps(result | {"peak_gb": peak, "flops_per_token": flops_per_token(arguments.base_model, length)}))
+        print(json.dumps(result | peak_memory() | {"flops_per_token": flops_per_token(arguments.base_model, length)}))
     else:
         compare(arguments.base_model or random_gpt2(), arguments.dataset, arguments.seconds)
 
