@@ -42,7 +42,7 @@ train: $(INSTALLED) ## fine-tune GPT-2 on SQuAD (preset gpt2-squad: needs the Hu
 	$(BIN)/python train.py $(TRAIN)
 
 test: $(INSTALLED_DEV) lint types client-python ## run ruff, mypy and the tests
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 --dist loadfile
 
 test-slow: $(INSTALLED_DEV) $(CONTRACT) client-python ## run the tests that need minutes, real weights or a container engine; BASE_IMAGE= as for image
 	BASE_IMAGE=$(BASE_IMAGE) $(BIN)/pytest -q -m slow

@@ -34,21 +34,21 @@ def main(requested: Config, interruption: Interruption) -> None:
     from training.fine_tuning.base_model import load_base
     from training.fine_tuning.eval_only import evaluate_only
     from training.fine_tuning.pipeline import fine_tune
-    from training.run import display_name, prepare_run, print_metrics, print_settings, run_metadata, write_metrics
+    from training.run import FINE_TUNING, display_name, prepare_run, print_metrics, print_settings, run_metadata, write_metrics
     from training.word_models.fitting import RNN_SHARE, fit_bigram, fit_rnn
 
-    accelerator = build_accelerator()
+    accelerator = build_accelerator(config.trackers, config.output_dir / FINE_TUNING / "tensorboard")
     silence_libraries(accelerator.is_main_process)
     print(describe_sources(requested, config), flush=True)
 
     # Load the base model first, so that a run without one ends at once, then the data.
     with_llm = "llm" in config.only
     if with_llm and config.base_model == str(SMOLLM2_DIRECTORY):
-        with accelerator.main_process_first():
+        with accelerator.local_main_process_first():
             fetch_smollm2()
     if with_llm and not config.eval_only:
         base = load_base(config.base_model, config.max_length, config.dropout)
-    with accelerator.main_process_first():
+    with accelerator.local_main_process_first():  # the others then read the cache that it has written
         splits = load_splits(config.dataset)
     if config.eval_only:
         if accelerator.is_main_process:
@@ -58,8 +58,9 @@ def main(requested: Config, interruption: Interruption) -> None:
     print(f"{train_rows:,} training and {test_rows:,} test questions{unanswered} · {choose_device().description}", flush=True)
     print_settings(config)
 
-    # Train the word models. They are small, so the main process fits them alone.
+    # Train the word models. They are small, so the main process fits them alone: the LSTM at the end if others would wait for it.
     seconds = None if config.max_minutes is None else 60 * config.max_minutes
+    rnn_seconds = RNN_SHARE * seconds if seconds is not None and with_llm else seconds
     metrics: dict[str, dict[str, Any]] = {}
     if accelerator.is_main_process:
         metrics = prepare_run(config, splits)  # of the models that a resumed run has finished
@@ -67,20 +68,22 @@ def main(requested: Config, interruption: Interruption) -> None:
         if "bigram" in config.only and "bigram" not in metrics:
             metrics["bigram"] = fit_bigram(train_text, test_text, config.output_dir / "bigram")
             write_metrics(metrics, config.output_dir)
-        if "rnn" in config.only and "rnn" not in metrics:
-            rnn_seconds = RNN_SHARE * seconds if seconds is not None and with_llm else seconds
-            metrics["rnn"] = fit_rnn(train_text, test_text, config.output_dir / "rnn", rnn_seconds, config.seed)
-        write_metrics(metrics, config.output_dir)
+        if "rnn" in config.only and "rnn" not in metrics and accelerator.num_processes == 1:
+            metrics["rnn"] = fit_rnn(train_text, test_text, config, rnn_seconds, interruption)
+            write_metrics(metrics, config.output_dir)
 
     # Fine-tune the LLM, in all processes. The main process first tells the others which models are finished.
     metrics = broadcast_object_list([metrics])[0]
     if with_llm and "llm" not in metrics:
         llm_seconds = seconds
-        if seconds is not None and "rnn" in metrics:
-            llm_seconds = seconds - metrics["rnn"]["seconds"]
+        if seconds is not None and "rnn" in config.only:
+            llm_seconds = seconds - (metrics["rnn"]["seconds"] if "rnn" in metrics else RNN_SHARE * seconds)
         metrics["llm"] = fine_tune(base, splits, config.output_dir / "llm", llm_seconds, config, accelerator, interruption)
     if not accelerator.is_main_process:
         return
+    if "rnn" in config.only and "rnn" not in metrics:  # there were several processes
+        write_metrics(metrics, config.output_dir)
+        metrics["rnn"] = fit_rnn(train_text, test_text, config, rnn_seconds, interruption)
 
     # Evaluate and compare.
     print_metrics(metrics)

@@ -36,6 +36,7 @@ VARIANTS = {
     "no mixture": "--text-share 0 --context-free-share 0",
     "lr 2e-4, text 0.5": "--learning-rate 2e-4 --text-weight 0.5",
     "the same, batch 1024": "--learning-rate 2e-4 --text-weight 0.5 --batch-tokens 1024",
+    **{f"batch 4096, lr {rate}": f"--text-weight 0.5 --batch-tokens 4096 --learning-rate {rate}" for rate in ("2e-4", "4e-4", "8e-4")},
     **{f"decision weight {weight}": f"{ABSTAINING} --decision-weight {weight}" for weight in (1, 4, 24, 100)},
     "no changed questions": f"{ABSTAINING} --changed-share 0",
     "lower layers at lower rates": f"{ABSTAINING} --learning-rate 4e-4 --bottom-rate 0.12",

@@ -55,6 +55,7 @@ def prepare(directory: Path, base_model: str, rnn_seconds: float = 30) -> Path:
     from training.device import silence_libraries
     from training.export.artifact import export_for_cpu, save_artifact
     from training.fine_tuning.base_model import load_base
+    from training.interruption import Interruption
     from training.word_models.fitting import fit_bigram, fit_rnn
 
     silence_libraries(True)
@@ -63,7 +64,7 @@ def prepare(directory: Path, base_model: str, rnn_seconds: float = 30) -> Path:
     export_for_cpu(directory / "llm")
     texts = contexts(load_splits("data/quickstart").train)
     fit_bigram(texts, texts[:1], directory / "bigram")
-    fit_rnn(texts, texts[:1], directory / "rnn", rnn_seconds, 0)
+    fit_rnn(texts, texts[:1], Config(output_dir=directory), rnn_seconds, Interruption())
     register({name: Artifact(directory / name, {}) for name in ("bigram", "rnn", "llm")})
     return directory / "llm"
 

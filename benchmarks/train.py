@@ -1,12 +1,14 @@
 """Compare the training throughput with (a) TRL's SFTTrainer and (b) the plain loop of tutorials: `make bench-train`.
 
-    (a) TRL: bf16, fused AdamW, completion-only loss, batches of 16 grouped by length, no gradient checkpointing
+    (a) TRL: bf16, fused AdamW, completion-only loss, batches of 16 grouped by length, no gradient checkpointing; with the model as
+        Trigen prepares it (no dropout, GPT-2's GELU in one kernel), and as it comes from the Hub, to show what these two are worth
     (b) plain: fp32, batches of 8 padded to 384 tokens with a mask, labels on all tokens, default AdamW, the model's own dropout
 
 All contestants train the same base model on the same rows. They run one after the other, each in a separate process, for the same time
-after its first step. Rows/s × the tokens of a row, without padding, is the rate of "real" tokens. Trigen computes fewer, because the
-questions about a context share it; it is also timed with contexts repeated. The table also shows what share of the machine's bf16 matrix
-rate (measured between the contestants) each one reaches, and its peak memory.
+after its first step, on the same clock: the wall clock, so that whatever a contestant does between its steps counts. Rows/s × the tokens
+of a row, without padding, is the rate of "real" tokens. Trigen computes fewer, because the questions about a context share it; it is also
+timed with contexts repeated. The table also shows what share of the machine's bf16 matrix rate (measured between the contestants) each
+one reaches, and its peak memory.
 """
 
 import argparse
@@ -35,24 +37,25 @@ class Meter:
     """Count rows, real tokens and seconds, starting after the first step, which compiles and allocates."""
 
     def __init__(self, seconds: float) -> None:
-        self.seconds, self.steps, self.started = seconds, -1, 0.0
-        self.tokens: Any = 0
+        self.seconds, self.steps, self.started, self.elapsed = seconds, -1, 0.0, 0.0
         self.rows: Any = 0
+        self.tokens: Any = 0
 
     def step(self, rows: Any, tokens: Any) -> bool:
-        """Count a step; return whether the time is over. The numbers may be tensors, which nobody has to wait for."""
+        """Count a step; return whether the time is over. A GPU may still compute it, and count its rows and tokens."""
         self.steps += 1
         if self.steps == 0:
             self.started = time.perf_counter()
             return False
         self.rows, self.tokens = self.rows + rows, self.tokens + tokens
-        return time.perf_counter() - self.started > self.seconds
+        if time.perf_counter() - self.started > self.seconds:
+            self.rows, self.tokens = float(self.rows), float(self.tokens)  # waits for the GPU
+        self.elapsed = time.perf_counter() - self.started
+        return self.elapsed > self.seconds
 
     def result(self) -> dict[str, float]:
-        """Return the rates since the first step."""
-        tokens, rows = float(self.tokens), float(self.rows)  # waits for a GPU
-        seconds = time.perf_counter() - self.started
-        return {"tokens_per_second": tokens / seconds, "rows_per_second": rows / seconds, "steps": self.steps}
+        """Return the rates between the ends of the first and the last step."""
+        return {"tokens_per_second": self.tokens / self.elapsed, "rows_per_second": self.rows / self.elapsed, "steps": self.steps}
 
 
 def matrix_rate(size: int = 2048, seconds: float = 3.0) -> float:
@@ -117,7 +120,7 @@ def train_trigen(
 ) -> dict[str, float]:
     """Run `training.fine_tuning.loop` as train.py does, with these settings of `Config`.
 
-    Without `share_context` every row repeats its context. An epoch repeats the sequences.
+    Without `share_context` every row repeats its context. An epoch has each sequence `repeats` times.
     """
     from datasets import concatenate_datasets
 
@@ -128,41 +131,49 @@ def train_trigen(
     from training.fine_tuning.loop import FineTuner
     from training.fine_tuning.metrics_log import MetricsLog
 
+    class MeteredLog(MetricsLog):
+        """Counts each step when it is logged, which is the last thing that a step does."""
+
+        def log(self, kind: str, step: int, **values: Any) -> None:
+            super().log(kind, step, **values)
+            rows, tokens = tuner.progress.rows, tuner.progress.tokens
+            meter.step(rows - counted[0], tokens - counted[1])
+            counted[:] = rows, tokens
+
     silence_libraries(True)
+    meter, counted = Meter(seconds), [0, 0]  # the rows and tokens of the steps so far
     model, tokenizer = load_base(base_model, TRL_LENGTH)
     sequences = encode(training_rows(dataset), tokenizer, EncodingConfig(share_context=share_context, max_length=TRL_LENGTH))
     sequences = concatenate_datasets([sequences] * repeats)
-    batch_tokens = TRL_BATCH * 160  # about the tokens of a step of TRL
-    config = Config(base_model=base_model, epochs=1000 // repeats, validations=0, **{"batch_tokens": batch_tokens} | settings)
-
-    class ClockAfterFirstStep(MetricsLog):
-        def log(self, kind: str, step: int, **values: Any) -> None:
-            super().log(kind, step, **values)
-            if step == 1:
-                tuner.progress.seconds = 0.0
-
+    steps = {"batch_tokens": TRL_BATCH * 160} | settings  # about the tokens of a step of TRL
+    config = Config(base_model=base_model, epochs=1000 // repeats, validations=0, **steps)
     with tempfile.TemporaryDirectory() as scratch:
-        log = ClockAfterFirstStep(Path(scratch))
-        tuner = FineTuner(model, sequences, config, seconds, build_accelerator(), log, Path(scratch), validate=lambda _: {})
-        progress = tuner.run(Interruption())
-        steps = log.read("train")[1:]  # without the first step, like `Meter`
-    elapsed = sum(step["seconds"] for step in steps)
-    tokens = sum(step["seconds"] * step["tokens_per_second"] for step in steps)
-    rows = progress.rows * tokens / progress.tokens
-    return {"tokens_per_second": tokens / elapsed, "rows_per_second": rows / elapsed, "steps": len(steps)}
+        accelerator = build_accelerator()
+        log = MeteredLog(Path(scratch), accelerator)
+        tuner = FineTuner(model, sequences, config, seconds, accelerator, log, Path(scratch), validate=lambda _: {})
+        tuner.run(Interruption())
+    return meter.result()
 
 
-def train_trl(base_model: str, dataset: str, seconds: float, **settings: Any) -> dict[str, float]:
-    """Run TRL's SFTTrainer, with these settings on top of `sft_config`'s."""
+def train_trl(
+    base_model: str, dataset: str, seconds: float, *, prepared: bool, attention: str | None = None, **settings: Any
+) -> dict[str, float]:
+    """Run TRL's SFTTrainer, with the model as Trigen prepares it or as it comes, and these settings on top of `sft_config`'s."""
     import warnings
 
-    import torch
-    from transformers import AutoTokenizer, TrainerCallback
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import SFTTrainer
 
+    from training.fine_tuning.base_model import load_base
+
     warnings.simplefilter("ignore")
-    tokenizer = AutoTokenizer.from_pretrained(base_model)
+    if prepared:
+        model, tokenizer = load_base(base_model, TRL_LENGTH)
+    else:
+        model, tokenizer = AutoModelForCausalLM.from_pretrained(base_model), AutoTokenizer.from_pretrained(base_model)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    if attention:
+        model.set_attn_implementation(attention)
     meter = Meter(seconds)
 
     class Metered(TrainerCallback):
@@ -171,17 +182,16 @@ def train_trl(base_model: str, dataset: str, seconds: float, **settings: Any) ->
 
     class Counting(SFTTrainer):
         def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            ids: torch.Tensor = inputs["input_ids"]
             if "attention_mask" in inputs:
-                counts.append((len(ids), inputs["attention_mask"].sum()))
-            else:  # without padding: each row begins anew at position 0
-                counts.append(((inputs["position_ids"] == 0).sum(), ids.numel()))
+                counts.append((len(inputs["input_ids"]), inputs["attention_mask"].sum()))
+            else:  # packed: each row begins at position 0
+                counts.append(((inputs["position_ids"] == 0).sum(), inputs["input_ids"].numel()))
             return super().training_step(model, inputs, *args, **kwargs)
 
     counts: list[tuple[Any, Any]] = []  # rows and tokens of the current step
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Counting(
-            model=base_model,
+            model=model,
             args=sft_config(scratch, max_steps=10_000, **settings),
             train_dataset=prompts_and_completions(training_rows(dataset)),
             processing_class=tokenizer,
@@ -223,7 +233,8 @@ def train_plain_loop(base_model: str, dataset: str, seconds: float) -> dict[str,
 CONTESTANTS: dict[str, Callable[[str, str, float], dict[str, float]]] = {
     "trigen": functools.partial(train_trigen, share_context=True),
     "trigen, contexts repeated": functools.partial(train_trigen, share_context=False),
-    "TRL SFTTrainer": train_trl,
+    "TRL SFTTrainer": functools.partial(train_trl, prepared=True),
+    "TRL SFTTrainer, dropout and GELU as on the Hub": functools.partial(train_trl, prepared=False),
     "plain loop": train_plain_loop,
 }
 

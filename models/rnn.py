@@ -1,4 +1,4 @@
-"""The LSTM language model: its reference in NumPy, and the model that the service runs. `training/word_models/lstm.py` fits it with torch.
+"""The LSTM language model: its reference in NumPy, and the model that the service runs. `training/word_models` fits it with torch.
 
 Input and output embeddings are tied (Press & Wolf 2017, https://arxiv.org/abs/1608.05859) and adaptive (Grave et al. 2017,
 https://arxiv.org/abs/1609.04309; Baevski & Auli 2019, https://arxiv.org/abs/1809.10853). The vocabulary, sorted by frequency, is split

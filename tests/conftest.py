@@ -96,7 +96,7 @@ import functools, runpy
 from training.word_models import fitting, lstm
 
 fitting.RNN_EPOCHS = 2
-fitting.fit_lstm = functools.partial(lstm.fit_lstm, config=lstm.LSTMConfig(width=64))
+fitting.fit_lstm = functools.partial(fitting.fit_lstm, config=lstm.LSTMConfig(width=64))
 runpy.run_path("train.py", run_name="__main__")
 """
 """Runs the real script. The LSTM's size and epochs have no flags, and with --max-minutes the models would depend on the machine."""

@@ -37,6 +37,7 @@ def test_registered_models_have_metadata_and_no_pickles(trained: Trained) -> Non
             "model.safetensors",
             "config.json",
             "tokenizer.json",
+            "README.md",
             "openvino/openvino_model.xml",
             *comparison,
         },
@@ -109,6 +110,7 @@ WRONG = {
     "no such base model": (["--base-model", "/no/such"], "base model /no/such: no such directory"),
     "not a base model": (["--base-model", "data/quickstart"], "base model data/quickstart: there is no config.json in this directory"),
     "no such model to evaluate": (["--eval-only", "./nowhere"], "--eval-only: base model ./nowhere: no such directory"),
+    "no such config": (["--config", "nowhere.yaml"], "nowhere.yaml cannot be read: No such file or directory\n"),
     "long sequences": (["--max-length", "769"], "base model {base} takes at most 768 tokens: lower --max-length\n"),
 }
 """For each mistake: the arguments after a valid base model and data set, or None for no arguments at all; and the start of the message."""

@@ -1,16 +1,24 @@
 """The settings of `train.py`. Each field is a flag, and its docstring is the flag's help."""
 
 import argparse
-from dataclasses import dataclass
+import difflib
+import json
+import re
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
+import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from models.answering.prompts import PromptOrder
+from training.errors import TrainingError
 
 ModelName = Literal["bigram", "rnn", "llm"]
 Preset = Literal["gpt2-squad", "gpt2-squad-1gpu", "gpt2-squad-4gpu", "quickstart"]
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+"""Accelerate's names, which are also the names of the packages."""
 
 SMOLLM2 = "smollm2"
 """The value of --base-model for SmolLM2-135M-Instruct, which comes from PyPI."""
@@ -18,7 +26,7 @@ AUTO = "auto"
 """The quickstart's base model and data set: from the Hub if it can be reached, otherwise ones that need no Hub."""
 POSITIVE = (
     "epochs", "max_minutes", "max_steps", "max_train_examples", "eval_examples", "learning_rate", "bottom_rate", "batch_tokens",
-    "micro_tokens", "max_length", "decision_weight", "early_stop", "checkpoint_minutes",
+    "micro_tokens", "max_length", "decision_weight", "early_stop", "checkpoint_minutes", "lora_rank",
 )  # fmt: skip
 
 
@@ -32,6 +40,9 @@ class Config:
     preset: Preset = "gpt2-squad"
     """The defaults of the other flags: gpt2-squad (GPT-2 on SQuAD, from the Hub), the same with the steps of one large GPU (-1gpu) or of
     four (-4gpu), or quickstart (minutes on two CPU cores, no Hub)."""
+    config: Path | None = None
+    """Take values for the flags from this YAML or JSON file. Flags on the command line win over it, and it wins over the preset.
+    A run's config.json repeats that run; its --output-dir and --resume do not count."""
     base_model: str = "openai-community/gpt2"
     """The causal LM to fine-tune: a Hub id, a local directory, or smollm2 (SmolLM2-135M-Instruct from PyPI, without the Hub).
     auto, in the quickstart: GPT-2 if the Hub can be reached, otherwise smollm2."""
@@ -41,7 +52,8 @@ class Config:
     only: Annotated[tuple[ModelName, ...], tyro.conf.arg(metavar="{bigram,rnn,llm} ...")] = ("bigram", "rnn", "llm")
     """Train and register only these models."""
     epochs: int = 2
-    """Epochs of fine-tuning, unless --max-minutes or --max-steps ends it first. The LSTM has its own limit of 40."""
+    """Epochs of fine-tuning, unless --max-minutes or --max-steps ends it first. The LSTM has limits of its own: 40 epochs and, without
+    --max-minutes, 25 million words."""
     max_minutes: float | None = None
     """Time limit of the training in minutes; evaluation and export do not count. The learning rates follow the clock.
     A step that has begun is finished. The LSTM takes up to 15 % and the LLM the rest; a model trained alone takes all."""
@@ -87,6 +99,13 @@ class Config:
     decision_weight: float | None = None
     """Loss weight of the decision whether there is an answer, which is one token. None: 24 if there are unanswerable questions in the
     data, which people wrote to be hard, otherwise 1. A high weight costs exact matches."""
+    lora_rank: int | None = None
+    """Train low-rank adapters of this rank instead of the blocks' weights, and merge them in the end (LoRA, arXiv:2106.09685). It takes a
+    quarter of the memory for weights and optimizer, for base models of 0.5 to 3 billion parameters; use a higher learning rate."""
+    gradient_checkpointing: bool = False
+    """Compute each block's activations again in the backward pass instead of storing them: a third slower, and far less memory for them."""
+    compile: bool | None = None
+    """Compile the blocks with torch.compile, which takes up to minutes at the start. None: on a GPU."""
     dropout: float = 0.0
     """Dropout during fine-tuning, wherever the architecture has it."""
     validations: int = 4
@@ -102,14 +121,18 @@ class Config:
     early_stop: int | None = None
     """Stop the fine-tuning after this many validations in a row without improvement."""
     checkpoint_minutes: float = 10
-    """Minutes of training between two checkpoints.
+    """Minutes of training between two checkpoints of the LLM or the LSTM.
     One is also written before each validation, at the end, and on SIGTERM and Ctrl-C."""
     resume: bool = False
     """Continue from the newest complete checkpoint in --output-dir, if there is one."""
     seed: int = 0
     """Seed of the choice and order of examples, dropout, and the LSTM's initial weights."""
     output_dir: Path = Path("runs/latest")
-    """Where the artifacts are written before they are registered. An earlier run's artifacts are replaced."""
+    """Where the artifacts are written before they are registered. An earlier run's artifacts are replaced, and, without --resume, its
+    checkpoints removed."""
+    trackers: Annotated[tuple[Tracker, ...], tyro.conf.arg(metavar="{tensorboard,wandb,mlflow,trackio} ...")] = ("tensorboard",)
+    """Show the fine-tuning's metrics in these experiment trackers. All but tensorboard have to be installed first.
+    Without a name, the metrics are in metrics.jsonl only."""
     register: bool = True
     """Register the models once all are trained; --no-register leaves them in the output directory."""
 
@@ -141,7 +164,7 @@ class Config:
 
 # A GPU needs larger steps to be busy. The learning rate grows with the square root of their tokens (Malladi et al., arXiv:2205.10287).
 # GPT-2 small takes 0.35 MB a token that is computed at once, beside 2.3 GB for weights, gradients and optimizer: docs/training.md.
-PRESETS: dict[Preset, Config] = {
+PRESETS: dict[str, Config] = {
     "gpt2-squad": Config(),
     "gpt2-squad-1gpu": Config(preset="gpt2-squad-1gpu", batch_tokens=16_384, micro_tokens=16_384, learning_rate=8e-4),
     "gpt2-squad-4gpu": Config(preset="gpt2-squad-4gpu", batch_tokens=32_768, micro_tokens=16_384, learning_rate=1.1e-3),
@@ -161,12 +184,63 @@ PRESETS: dict[Preset, Config] = {
 }
 
 
-def parse(arguments: list[str] | None = None) -> Config:
-    """Read the command line (`sys.argv` by default). A wrong flag ends the program with exit status 2 and a message.
+class _Loader(yaml.SafeLoader):
+    """Reads 2e-4 as a number, as YAML 1.2 does; PyYAML follows YAML 1.1, in which it is text."""
 
-    The preset is parsed first, because it sets the other flags' defaults, which `--help` shows.
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
+
+
+def load_config(path: Path, preset: str | None = None) -> Config:
+    """Return the settings in a YAML or JSON file, over the defaults of `preset` or, if it is None, of the file's own preset.
+
+    Raises TrainingError if the file cannot be read, or names an unknown setting, a value of the wrong type, or one that is not allowed.
     """
-    preset_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    preset_parser.add_argument("--preset", default="gpt2-squad")
-    preset = preset_parser.parse_known_args(arguments)[0].preset
-    return tyro.cli(Config, args=arguments, default=PRESETS.get(preset, PRESETS["gpt2-squad"]))
+    values = _read_settings(path)
+    if preset in PRESETS:
+        values["preset"] = preset
+    base = PRESETS.get(str(values.get("preset")), PRESETS["gpt2-squad"])
+    try:  # strictly as JSON: a list is a tuple and a text a path, but a number in quotes is no number
+        return TypeAdapter(Config).validate_json(json.dumps(asdict(base) | values, default=str), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] == "value_error":  # from Config.__post_init__
+            raise TrainingError(f"{path}: {first['ctx']['error']}") from error
+        name = str(first["loc"][0])
+        raise TrainingError(f"{path}: {first['msg'].replace('Input', name, 1)}, not {first['input']!r}") from error
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """Read a file's settings by field name. Of a run's `config.json`, leave out what belongs to that run alone."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else yaml.load(text, _Loader)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())  # PyYAML's messages have several lines
+        raise TrainingError(f"{path} cannot be read: {reason}") from error
+    if not isinstance(content, dict):
+        raise TrainingError(f"{path}: expected names of flags with their values, such as `epochs: 3`")
+    if isinstance(content.get("configuration"), dict):
+        content = {name: value for name, value in content["configuration"].items() if name not in ("config", "output_dir", "resume")}
+    names = [field.name for field in fields(Config) if field.name != "config"]
+    values = {str(key).replace("-", "_"): value for key, value in content.items()}
+    for name in values:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(names)}"
+            raise TrainingError(f"{path}: there is no setting {name}; {hint}")
+    return values
+
+
+def parse(arguments: list[str] | None = None) -> Config:
+    """Read the command line (`sys.argv` by default) and the file that --config names. A wrong flag ends the program with exit status 2 and
+    a message; a wrong file raises TrainingError.
+
+    Preset and file are parsed first, because they set the other flags' defaults, which `--help` shows.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", nargs="?")  # tyro reports a missing value
+    parser.add_argument("--config", nargs="?", type=Path)
+    first = parser.parse_known_args(arguments)[0]
+    default = load_config(first.config, first.preset) if first.config else PRESETS.get(first.preset, PRESETS["gpt2-squad"])
+    return tyro.cli(Config, args=arguments, default=default)

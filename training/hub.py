@@ -60,7 +60,17 @@ def resolve_sources(config: Config) -> Config:
         base_model = from_hub.base_model if online or _is_cached(from_hub.base_model, "model.safetensors", "model") else SMOLLM2
     if dataset == AUTO:
         dataset = from_hub.dataset if online or _is_cached(from_hub.dataset, SQUAD_FILE, "dataset") else str(QUICKSTART)
-    return dataclasses.replace(config, base_model=str(SMOLLM2_DIRECTORY) if base_model == SMOLLM2 else base_model, dataset=dataset)
+    return dataclasses.replace(config, base_model=locate(base_model), dataset=dataset)
+
+
+def locate(base_model: str) -> str:
+    """Return the directory of `smollm2`, and any other base model as it is."""
+    return str(SMOLLM2_DIRECTORY) if base_model == SMOLLM2 else base_model
+
+
+def portable_name(source: str) -> str:
+    """Return the flag's value for a directory of this project, so that a run's settings hold on any machine; other sources as they are."""
+    return {str(SMOLLM2_DIRECTORY): SMOLLM2, str(QUICKSTART): "data/quickstart"}.get(source, source)
 
 
 def describe_sources(requested: Config, resolved: Config) -> str:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the fine-tuning saves a checkpoint first; everything else ends at once."""
+"""SIGTERM and SIGINT: the training of the LLM and the LSTM saves a checkpoint first; everything else ends at once."""
 
 import os
 import signal

@@ -9,32 +9,40 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from training.config import Config
+from training.checkpoint import CHECKPOINTS
+from training.config import Config, load_config
 from training.data.squad import Splits
 from training.errors import TrainingError
+from training.hub import locate, portable_name
 
 PACKAGES = ("accelerate", "bentoml", "datasets", "nncf", "numpy", "openvino-genai", "torch", "transformers")
 """The packages whose versions a model's metadata holds."""
-MAY_CHANGE = {"preset", "only", "eval_examples", "checkpoint_minutes", "resume", "output_dir", "register"}
+MAY_CHANGE = {"preset", "config", "only", "eval_examples", "checkpoint_minutes", "resume", "output_dir", "trackers", "register"}
 """Settings that may differ when a run is resumed; none affects training. A preset only sets defaults."""
 FINE_TUNING = "fine-tuning"
 """The subdirectory with the LLM's checkpoints, curves and report."""
+RESUMABLE = (FINE_TUNING, f"rnn/{CHECKPOINTS}")
+"""The subdirectories from which a model's training can be resumed."""
 
 
 def prepare_run(config: Config, splits: Splits) -> dict[str, dict[str, Any]]:
     """Create the run's directory and write `config.json` into it. Return the metrics of the models that a resumed run has finished.
 
-    Without `config.resume`, remove an earlier run's models. Raises TrainingError if the run to resume had other settings.
+    Without `config.resume`, remove an earlier run's models. Checkpoints of models that `config.only` leaves out go too: a later run would
+    resume them with the new settings. Raises TrainingError if the run to resume had other settings, or if --config names the run that
+    would be removed.
     """
     output, new = config.output_dir, {"configuration": effective_settings(config), "dataset": splits.description}
     if config.resume and (output / "config.json").exists():
         old = json.loads((output / "config.json").read_text(encoding="utf-8"))
-        _require_same_settings(old, json.loads(json.dumps(new)), output)
+        _require_same_settings(old, new, output)
         return {name: metrics for name, metrics in read_metrics(output).items() if name in config.only and (output / name).is_dir()}
+    if config.config and config.config.resolve() == (output / "config.json").resolve():
+        raise TrainingError(f"--config {config.config}: its run would be replaced; give another --output-dir, or --resume to continue it")
     if config.resume:
         print(f"nothing to resume in {output}: starting from the beginning", flush=True)
     create_directory(output)
-    for name in (*config.only, *([FINE_TUNING] if "llm" in config.only else [])):
+    for name in (*config.only, *RESUMABLE):
         shutil.rmtree(output / name, ignore_errors=True)
     (output / "metrics.json").unlink(missing_ok=True)
     (output / "config.json").write_text(json.dumps(new, indent=2) + "\n", encoding="utf-8")
@@ -57,23 +65,29 @@ def _require_same_settings(old: dict[str, Any], new: dict[str, Any], output: Pat
         changed.append("dataset (its rows)")
     if changed:
         raise TrainingError(
-            f"the run in {output} has other settings ({', '.join(changed)}): give it the flags in {output / 'config.json'} or another "
-            "--output-dir, or leave out --resume to start from the beginning"
+            f"the run in {output} has other settings ({', '.join(changed)}): give it --config {output / 'config.json'} in place of other "
+            "flags, or another --output-dir, or leave out --resume to start from the beginning"
         )
 
 
 def effective_settings(config: Config) -> dict[str, Any]:
-    """Return the configuration as plain values, as JSON holds them."""
-    return dataclasses.asdict(config) | {"output_dir": str(config.output_dir), "only": list(config.only)}
+    """Return the configuration as plain values, as JSON holds them. --config reads them on any machine."""
+    portable = dataclasses.replace(config, base_model=portable_name(config.base_model), dataset=portable_name(config.dataset))
+    settings: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(portable), default=str))
+    return settings
 
 
 def read_config(output: Path) -> Config:
     """Read the settings of the run in a directory. Raises TrainingError if there is none."""
-    try:
-        values = json.loads((output / "config.json").read_text(encoding="utf-8"))["configuration"]
-    except FileNotFoundError:
-        raise TrainingError(f"no run in {output}: `make serve` leaves one in runs/quickstart, `python train.py` in runs/latest") from None
-    return Config(**values | {"output_dir": output, "only": tuple(values["only"])})
+    if not (output / "config.json").exists():
+        raise TrainingError(f"no run in {output}: `make serve` leaves one in runs/quickstart, `python train.py` in runs/latest")
+    config = load_config(output / "config.json")
+    return dataclasses.replace(config, base_model=locate(config.base_model), output_dir=output)
+
+
+def hyperparameters(config: Config) -> dict[str, Any]:
+    """Return the settings that affect training, for experiment trackers: text, numbers, booleans or None. A resumed run has the same."""
+    return {name: value for name, value in effective_settings(config).items() if name not in MAY_CHANGE}
 
 
 def print_settings(config: Config) -> None:

@@ -34,7 +34,7 @@ def trl(options: Options, variant: str) -> Result:
     """Measure TRL's SFTTrainer with steps of about as many tokens as Trigen's.
 
     The variants are padded rows, grouped by length; packed rows without padding, with FlashAttention if that is installed; and packed rows
-    with Liger's kernels. TRL 1.16 computes the loss in chunks in all of them.
+    with Liger's kernels. The model is prepared as Trigen's. TRL 1.16 computes the loss in chunks in all of them.
     """
     from training.config import PRESETS
 
@@ -45,12 +45,11 @@ def trl(options: Options, variant: str) -> Result:
         _require_liger(model)
     tokens = 2048 if options.quick else PRESETS["gpt2-squad-1gpu"].batch_tokens
     if variant == "padded":
-        return _measure(train_trl, options, per_device_train_batch_size=tokens // 160)
+        return _measure(train_trl, options, prepared=True, per_device_train_batch_size=tokens // 160)
     settings: dict[str, Any] = {"packing": True, "packing_strategy": "bfd", "padding_free": True, "max_length": PACK_LENGTH}
-    if importlib.util.find_spec("flash_attn") is not None:
-        settings["model_init_kwargs"] = {"attn_implementation": "flash_attention_2"}
     settings |= {"per_device_train_batch_size": tokens // PACK_LENGTH, "train_sampling_strategy": "random"}
-    return _measure(train_trl, options, **settings, use_liger_kernel="Liger" in variant)
+    attention = "flash_attention_2" if importlib.util.find_spec("flash_attn") else None
+    return _measure(train_trl, options, prepared=True, attention=attention, **settings, use_liger_kernel="Liger" in variant)
 
 
 def _require_liger(model: str) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
@@ -19,7 +20,7 @@ class ModelLimits:
     def __init__(self, directory: Path) -> None:
         config = json.loads((directory / "config.json").read_text())
         generation = json.loads((directory / "generation_config.json").read_text())
-        self.context_length: int = config.get("max_position_embeddings") or config["n_positions"]
+        self.context_length = context_length(config)
         eos = generation.get("eos_token_id")
         self.eos = frozenset([] if eos is None else [eos] if isinstance(eos, int) else eos)
 
@@ -27,6 +28,16 @@ class ModelLimits:
         """Raise `PromptTooLong` if the prompt and `length` new tokens exceed the context."""
         if prompt_tokens + length > self.context_length:
             raise PromptTooLong(prompt_tokens, length, self.context_length)
+
+
+def context_length(config: dict[str, Any]) -> int:
+    """Return the number of tokens that a model with this configuration, as `config.json` has it, can read.
+
+    Where some layers attend to a sliding window only, it is the window: within it they attend to everything, and the CPU engine knows no
+    other attention.
+    """
+    positions: int = config.get("max_position_embeddings") or config["n_positions"]
+    return min(positions, config.get("sliding_window") or positions)
 
 
 def encode(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:

@@ -154,6 +154,13 @@ class TransformersEngine:
         sampling = Sampling()
         self._manager.logit_processor = sampling
         self._manager.output_router = self._router = Router()
+        with torch.random.fork_rng():  # it seeds torch's generators, from which a fine-tuning in this process draws
+            self._start()
+        self._manager.batch_processor.model_runner._sample = sampling.write_sampled
+        self._ids = itertools.count()
+        self._logprob_model = LogprobModel(directory, device)
+
+    def _start(self) -> None:
         self._manager.start()
         deadline = time.monotonic() + START_SECONDS
         while self._manager.batch_processor is None:  # its thread creates it
@@ -161,9 +168,6 @@ class TransformersEngine:
                 self.close()
                 raise EngineStopped(f"the engine cannot start: {self._manager.background_thread_status.fatal_error}")
             time.sleep(0.01)
-        self._manager.batch_processor.model_runner._sample = sampling.write_sampled
-        self._ids = itertools.count()
-        self._logprob_model = LogprobModel(directory, device)
 
     @property
     def alive(self) -> bool:

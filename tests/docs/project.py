@@ -27,6 +27,7 @@ FOREIGN_FLAGS = {
     },
     "bentoml": {"--host", "--port", "--timeout-graceful-shutdown"},
     "docker": {"--cap-drop", "--read-only", "--rm", "--tmpfs"},
+    "hf": {"--exclude", "--local-dir", "--private"},
     "lm_eval": {"--include_path", "--model", "--model_args", "--tasks"},
     "npx": {"--prefix"},
     "opt_in_out": {"--opt_out"},  # OpenVINO's

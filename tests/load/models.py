@@ -15,6 +15,7 @@ from training.data.squad import load_splits
 from training.device import silence_libraries
 from training.export.artifact import export_for_cpu, save_artifact
 from training.fine_tuning.base_model import load_base
+from training.interruption import Interruption
 from training.word_models.fitting import fit_bigram, fit_rnn
 from training.word_models.lstm import LSTMConfig
 
@@ -36,7 +37,7 @@ def create(directory: Path, base_model: str) -> None:
     export_for_cpu(directory / "llm")
     texts = word_texts()
     fit_bigram(texts, texts[:1], directory / "bigram")
-    fit_rnn(texts, texts[:1], directory / "rnn", FIT_SECONDS, 0)
+    fit_rnn(texts, texts[:1], Config(output_dir=directory), FIT_SECONDS, Interruption())
     register({name: Artifact(directory / name, {}) for name in ("bigram", "rnn", "llm")})
 
 

@@ -28,6 +28,15 @@ def answer_measures(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def bits_per_byte_measure(metrics: dict[str, Any]) -> tuple[str, str]:
+    """Return the name and the value of what tells whether a fine-tuned model has remained a language model."""
+    verdict = "no worse than" if metrics["bits_per_byte"] <= metrics["base_bits_per_byte"] else "**worse than**"
+    return (
+        "bits per byte on held-out contexts",
+        f"{metrics['bits_per_byte']:.4f}, {verdict} the base model's {metrics['base_bits_per_byte']:.4f}",
+    )
+
+
 def plot_answers(directory: Path, metrics: dict[str, Any]) -> dict[str, str]:
     """Draw the plots of the answers into `directory`. Returns each plot's title by its file name without `.png`."""
     plots = plot_reliability(directory, metrics["reliability"])

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.answering.answers import ALWAYS_ANSWERS, AnswerSettings
@@ -25,12 +27,23 @@ def save_artifact(
 ) -> None:
     """Write what the GPU's engine reads: a Hugging Face directory in bf16, and `trigen.json`. `export_for_cpu` completes the artifact."""
     shutil.rmtree(directory, ignore_errors=True)
-    model = copy.deepcopy(model).bfloat16()
+    model = copy.deepcopy(model)
+    _merge_adapters(model)
+    model.bfloat16()
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     settings = {"document_start": document_start(tokenizer), "prompt_order": prompt_order, "answers": answers.model_dump()}
     (directory / SETTINGS_FILE).write_text(json.dumps(settings) + "\n")
+
+
+def _merge_adapters(model: torch.nn.Module) -> None:
+    """Put the adapters of `training.fine_tuning.base_model.add_adapters`, if there are any, into the weights."""
+    for module in list(model.modules()):
+        for name, layer in module.named_children():
+            if isinstance(layer, BaseTunerLayer):
+                layer.merge()
+                setattr(module, name, layer.get_base_layer())
 
 
 def export_for_cpu(directory: Path) -> None:

@@ -4,18 +4,18 @@ The traced graph takes the key-value cache as plain inputs and returns it as pla
 the cache's rows, and then the cache becomes state. Its initial value has the batch's size, as continuous batching requires.
 """
 
+import os
 import shutil
 import warnings
 from pathlib import Path
 from typing import Literal
 
-import nncf
 import numpy as np
 import openvino as ov
 import torch
 from openvino import opset13 as ops
 from openvino._offline_transformations import apply_make_stateful_transformation
-from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging
 
@@ -50,9 +50,15 @@ def export_openvino(source: Path, target: Path, weights: Weights = "int8") -> No
     int8 weights are asymmetric, per output channel. fp16 weights are the model's own, rounded. int4 (in groups of 64, with the head in
     int8) and fp32 are for comparison.
     """
+    # NNCF and OpenVINO would report the export to Intel, some fifty times, each time from a fork of this process. They do not in CI, which
+    # this variable stands for; NNCF reads it when it is imported.
+    os.environ.setdefault("TF_BUILD", "True")
+    import nncf
+
     target.mkdir(parents=True, exist_ok=True)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
-    ir = _stateful(_trace(model), model.config)
+    shapes = _cache_shapes(model)
+    ir = _stateful(_trace(model, shapes), shapes)
     if weights == "int8":
         ir = nncf.compress_weights(ir, mode=nncf.CompressWeightsMode.INT8_ASYM)
     elif weights == "int4":
@@ -62,21 +68,20 @@ def export_openvino(source: Path, target: Path, weights: Weights = "int8") -> No
         shutil.copy(source / name, target)
 
 
-def _cache_shape(config: PretrainedConfig) -> tuple[int, int, int]:
-    """Return the number of layers, the number of key-value heads, and the size of a head."""
-    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return config.num_hidden_layers, kv_heads, head_size
+def _cache_shapes(model: PreTrainedModel) -> list[tuple[int, int]]:
+    """Return each layer's number of key-value heads and the size of a head, read off a cache: each configuration names them otherwise."""
+    with torch.no_grad():
+        cache = model(input_ids=torch.zeros(1, 1, dtype=torch.long), use_cache=True).past_key_values
+    return [(layer.keys.shape[1], layer.keys.shape[3]) for layer in cache.layers]
 
 
-def _trace(model: PreTrainedModel) -> ov.Model:
-    layers, kv_heads, head_size = _cache_shape(model.config)
+def _trace(model: PreTrainedModel, shapes: list[tuple[int, int]]) -> ov.Model:
     batch, new, past = 2, 3, 5  # distinct, so that tracing does not confuse one size with another
     example = (
         torch.ones(batch, new, dtype=torch.long),
         torch.ones(batch, past + new, dtype=torch.long),
         torch.arange(past, past + new).expand(batch, new).contiguous(),
-        *(torch.randn(batch, kv_heads, past, head_size) for _ in range(2 * layers)),
+        *(torch.randn(batch, kv_heads, past, head_size) for kv_heads, head_size in shapes for _ in ("key", "value")),
     )
     verbosity = logging.get_verbosity()
     # The tracer reads every property of the model. Deprecated ones warn through transformers' logging and as FutureWarning.
@@ -91,16 +96,17 @@ def _trace(model: PreTrainedModel) -> ov.Model:
         logging.set_verbosity(verbosity)
 
 
-def _stateful(ir: ov.Model, config: PretrainedConfig) -> ov.Model:
+def _stateful(ir: ov.Model, shapes: list[tuple[int, int]]) -> ov.Model:
     """Name the inputs and outputs of `ir`, and turn the cache from inputs and outputs into state. Changes `ir` and returns it."""
-    layers, kv_heads, head_size = _cache_shape(config)
-    cache_in = [f"past_key_values.{n}.{part}" for n in range(layers) for part in ("key", "value")]
-    cache_out = [f"present.{n}.{part}" for n in range(layers) for part in ("key", "value")]
+    cache_in = [f"past_key_values.{n}.{part}" for n in range(len(shapes)) for part in ("key", "value")]
+    cache_out = [f"present.{n}.{part}" for n in range(len(shapes)) for part in ("key", "value")]
+    cache_sizes = {name: shapes[n // 2] for n, name in enumerate(cache_in)}
     for port, name in zip(ir.inputs, ["input_ids", "attention_mask", "position_ids", *cache_in], strict=True):
         port.get_tensor().set_names({name})
         node = port.get_node()
         node.set_friendly_name(name)
-        node.set_partial_shape(ov.PartialShape([-1, kv_heads, -1, head_size] if name in cache_in else [-1, -1]))
+        kv_heads, head_size = cache_sizes.get(name, (0, 0))
+        node.set_partial_shape(ov.PartialShape([-1, kv_heads, -1, head_size] if name in cache_sizes else [-1, -1]))
     for port, name in zip(ir.outputs, ["logits", *cache_out], strict=True):
         port.get_tensor().set_names({name})
     ir.validate_nodes_and_infer_types()
@@ -109,7 +115,7 @@ def _stateful(ir: ov.Model, config: PretrainedConfig) -> ov.Model:
     beam.output(0).get_tensor().add_names({"beam_idx"})
     ir.add_parameters([beam])
     for port in ir.inputs:
-        if port.get_any_name() in cache_in:
+        if port.get_any_name() in cache_sizes:
             consumers = port.get_target_inputs()
             reordered = ops.gather(port.get_node(), beam, ops.constant(0))
             for consumer in consumers:

@@ -128,16 +128,14 @@ def _no_mask(*_: object, **__: object) -> None:
 def choose_attention(model: PreTrainedModel, device: torch.device, bf16: bool, length: int) -> None:
     """Make `model`, which is on `device`, use the fastest attention there that computes what its architecture asks for.
 
-    That is torch's fused attention, or transformers' own where an architecture does not support that. On a CPU in bf16, matrix products
-    are faster. They know neither windows, caps nor sinks. On a GPU, FlexAttention is faster, with packed sequences. Either is taken only if
-    it gives the same hidden states for sequences of `length` tokens.
+    That is torch's fused attention. On a CPU in bf16, matrix products are faster, which know no windows; on a GPU FlexAttention, with
+    packed sequences. Either is taken only if it gives the same hidden states for sequences of `length` tokens.
     """
     AttentionInterface.register(MATMUL, matmul_attention)
     AttentionMaskInterface.register(MATMUL, _no_mask)
     AttentionInterface.register(FLEX, flex_attention)
     AttentionMaskInterface.register(FLEX, sdpa_mask)
-    supported = "sdpa" if model._supports_sdpa else "eager"
-    model.set_attn_implementation(supported)
+    model.set_attn_implementation("sdpa")
     if device.type == "cpu" and bf16:
         candidate = MATMUL
     elif device.type == "cuda" and can_pack(model):
@@ -147,10 +145,10 @@ def choose_attention(model: PreTrainedModel, device: torch.device, bf16: bool, l
     try:
         agrees = attentions_agree(model, candidate, bf16, length)
     except Exception as error:  # of many types: FlexAttention compiles a kernel, which this GPU or this machine's compiler may refuse
-        warnings.warn(f"{candidate} does not run here, so {supported} takes its place: {first_line(error)}", stacklevel=2)
+        warnings.warn(f"{candidate} does not run here, so sdpa takes its place: {first_line(error)}", stacklevel=2)
         agrees = False
     if not agrees:
-        model.set_attn_implementation(supported)
+        model.set_attn_implementation("sdpa")
 
 
 def can_pack(model: PreTrainedModel) -> bool:

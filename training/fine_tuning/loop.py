@@ -21,11 +21,12 @@ from datasets import Dataset
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from training.checkpoint import read_state
 from training.config import Config
 from training.data.batching import Batch, MicroBatchSampler, StepSampler, load, load_ahead
 from training.data.packing import PackedSampler
 from training.fine_tuning.attention import FLEX, choose_attention
-from training.fine_tuning.checkpoint import read_state, save_checkpoint
+from training.fine_tuning.checkpoint import save_checkpoint
 from training.fine_tuning.metrics_log import MetricsLog
 from training.fine_tuning.objective import SupervisedLoss
 from training.interruption import Interruption
@@ -117,7 +118,11 @@ class FineTuner:
         choose_attention(model, accelerator.device, accelerator.mixed_precision == "bf16", config.max_length)
         packs = model.config._attn_implementation == FLEX
         objective = SupervisedLoss(model)
-        if on_gpu:  # block by block: compiling the whole model takes minutes and needs a dense mask
+        self.compiles = config.compile or (config.compile is None and on_gpu)
+        if self.compiles:
+            # Block by block: compiling the whole model takes minutes and needs a dense mask. DistributedDataParallel exchanges gradients of
+            # a block while others are computed; dynamo would split the blocks for that, and cannot split FlexAttention.
+            torch._dynamo.config.optimize_ddp = False
             for block in blocks(model):
                 block.compile(dynamic=not packs)  # packed batches have one shape
         self.objective, self.optimizer = accelerator.prepare(objective, build_optimizer(model, config.bottom_rate))
@@ -145,6 +150,8 @@ class FineTuner:
         A signal raises `Interrupted`: while training, once a checkpoint is written; while validating, at once.
         """
         self.objective.train()
+        if self.compiles:
+            self._warm_up()
         steps = self._load_steps()
         is_main = self.accelerator.is_main_process
         with progress_bar(total=1.0, initial=self.fraction_done, desc="fine-tuning", bar_format=BAR, disable=not is_main) as bar:
@@ -194,6 +201,15 @@ class FineTuner:
                 return
             if progress.seconds - self.saved_at > 60 * self.config.checkpoint_minutes:
                 self.save()
+
+    def _warm_up(self) -> None:
+        """Compile the blocks before the clock starts: compute gradients of a batch, and drop them. Leaves the random state as it is."""
+        micro_tokens, processes = self.config.micro_tokens, self.accelerator.num_processes
+        rows = self.sampler.split(self.sampler.steps(0)[0], micro_tokens, processes)[0]
+        batch = self.sampler.collate_fn(micro_tokens, processes)([self.sequences[row] for row in rows])
+        with torch.random.fork_rng():
+            self.accelerator.backward(self.objective(batch.to(self.accelerator.device)))
+        self.optimizer.zero_grad(set_to_none=True)
 
     def _load_steps(self) -> Iterator[Step]:
         """Yield the steps from `progress` on, one epoch after the other, without end."""
@@ -265,6 +281,8 @@ def build_optimizer(model: PreTrainedModel, bottom_rate: float) -> torch.optim.A
     scales = learning_rate_scales(model, bottom_rate)
     groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = defaultdict(list)
     for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue
         groups[scales[parameter], parameter.dim() >= 2].append(parameter)
     settings = [
         {"params": members, "scale": scale, "weight_decay": 0.01 if is_matrix else 0.0} for (scale, is_matrix), members in groups.items()

@@ -1,4 +1,4 @@
-"""The metrics that are logged during fine-tuning: `metrics.jsonl`, and TensorBoard's curves."""
+"""The metrics that are logged during fine-tuning: `metrics.jsonl`, and experiment trackers such as TensorBoard."""
 
 import itertools
 import json
@@ -6,31 +6,48 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
+from accelerate import Accelerator
+from transformers.utils.generic import flatten_dict
+
+from training.errors import TrainingError, first_line
+
+PROJECT = "trigen"
+"""The project's name in the trackers, where they group runs by project."""
 
 
 class MetricsLog:
-    """Logs to `metrics.jsonl` and `tensorboard/` in `directory`. Only the main process should have `writes` set."""
+    """Logs to `metrics.jsonl` in `directory` and to the accelerator's trackers. Only the main process writes."""
 
-    def __init__(self, directory: Path, writes: bool = True) -> None:
-        self.path, self.writes = directory / "metrics.jsonl", writes
-        self._writer: SummaryWriter | None = None
-        if writes:
+    def __init__(self, directory: Path, accelerator: Accelerator, settings: dict[str, Any] | None = None) -> None:
+        self.path, self.accelerator, self.settings = directory / "metrics.jsonl", accelerator, settings
+        if accelerator.is_main_process:
             directory.mkdir(parents=True, exist_ok=True)
 
     def log(self, kind: str, step: int, **values: Any) -> None:
-        """Append a line to `metrics.jsonl`, and write its values to TensorBoard as `kind/name`."""
-        if not self.writes:
+        """Append a line to `metrics.jsonl`, and give its values to the trackers as `kind/name`: numbers as they are, the rest as text.
+
+        Raises TrainingError if a tracker cannot be started.
+        """
+        if not self.accelerator.is_main_process:
             return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, "step": step} | values, ensure_ascii=False) + "\n")
-        if self._writer is None:  # purge_step hides what an interrupted run wrote from this step on
-            self._writer = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=step)
-        for name, value in values.items():
-            if isinstance(value, int | float):
-                self._writer.add_scalar(f"{kind}/{name}", value, step)
-            else:
-                self._writer.add_text(f"{kind}/{name}", json.dumps(value, ensure_ascii=False, indent=2), step)
+        if not self.accelerator.trackers:
+            self._start_trackers(step)
+        self.accelerator.log(
+            {
+                name: value if isinstance(value, int | float) else json.dumps(value, ensure_ascii=False, indent=2)
+                for name, value in flatten_dict({kind: values}, delimiter="/").items()
+            },
+            step=step,
+        )
+
+    def _start_trackers(self, step: int) -> None:
+        """Start the trackers, if any were chosen. TensorBoard hides what an interrupted run has written from `step` on."""
+        try:
+            self.accelerator.init_trackers(PROJECT, self.settings, {"tensorboard": {"purge_step": step}})
+        except Exception as error:  # of the trackers' own types: no login, no server
+            raise TrainingError(f"--trackers: a tracker cannot be started ({first_line(error)})") from error
 
     def read(self, kind: str) -> list[dict[str, Any]]:
         """Return the lines of a kind so far."""
@@ -55,7 +72,7 @@ class MetricsLog:
 
     def truncate(self, steps: int, validations: int) -> None:
         """Remove everything logged after `steps` steps and `validations` validations: a run resumed there logs it again."""
-        if not self.writes or not self.path.exists():
+        if not self.accelerator.is_main_process or not self.path.exists():
             return
         kept, validations_seen = [], 0
         for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
@@ -69,6 +86,6 @@ class MetricsLog:
         self.path.write_text("".join(kept), encoding="utf-8")
 
     def close(self) -> None:
-        """Flush and close TensorBoard's file."""
-        if self._writer is not None:
-            self._writer.close()
+        """End the run in the trackers."""
+        for tracker in self.accelerator.trackers:
+            tracker.finish()

@@ -15,7 +15,7 @@ class SupervisedLoss(torch.nn.Module):
     """A causal LM whose output is its weighted cross-entropy, summed over the supervised tokens.
 
     Those are a few percent of SQuAD's tokens, and the head is a third of GPT-2's work, so only their hidden states reach the head, unless
-    the model does more with them: Gemma 2 caps its logits, Granite and Cohere scale them.
+    the model does more with them: Granite and Cohere scale their logits.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:

@@ -12,6 +12,7 @@ from datasets import Dataset, concatenate_datasets
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from models.answering.answers import ALWAYS_ANSWERS, AnswerSettings
+from training.checkpoint import CHECKPOINTS, newest_checkpoint
 from training.config import Config
 from training.data.encoding import EncodingConfig, encode, encode_mixture
 from training.data.selection import answerable, contexts, draw, split_articles, split_contexts
@@ -22,14 +23,14 @@ from training.evaluation.abstention import MIN_FIT, fit_answer_settings
 from training.evaluation.answers import TOO_LONG, answer_rows, evaluate, outcomes, sample_answers
 from training.evaluation.bits_per_byte import bits_per_byte, excerpts
 from training.export.artifact import export_for_cpu, open_artifact, save_artifact, set_answer_settings
+from training.export.model_card import write_model_card
 from training.export.quantization import choose_weights
-from training.fine_tuning.base_model import supports_shared_context
-from training.fine_tuning.checkpoint import newest_checkpoint
+from training.fine_tuning.base_model import add_adapters, supports_shared_context
 from training.fine_tuning.loop import FineTuner, Progress
 from training.fine_tuning.metrics_log import MetricsLog
 from training.fine_tuning.report import write_report
 from training.interruption import Interruption
-from training.run import FINE_TUNING, effective_settings
+from training.run import FINE_TUNING, display_name, effective_settings, hyperparameters
 
 SAMPLE_ANSWERS = 5
 """The number of questions whose answers each validation prints, always the same ones."""
@@ -62,7 +63,7 @@ def fine_tune(
     accelerator: Accelerator,
     interruption: Interruption,
 ) -> dict[str, Any]:
-    """Fine-tune the base model, write the artifact with its report into `directory`, and return the metrics on test questions.
+    """Fine-tune the base model, write the artifact with report and model card into `directory`, and return the metrics on test questions.
 
     The answers come from the engine that serves on this machine: with int8 or fp16 weights on a CPU, bf16 on a GPU. Every process must
     call this; all but the main one get an empty dict.
@@ -70,22 +71,27 @@ def fine_tune(
     model, tokenizer = base
     work = config.output_dir / FINE_TUNING  # checkpoints, the best artifact so far, curves, report
     data = split_data(splits, tokenizer, config)
-    with accelerator.main_process_first():  # the others then read the cache that the main process has written
+    with accelerator.local_main_process_first():  # on each machine: they may share no file system
         encoding = encoding_config(config, data.train, supports_shared_context(model))
         sequences = encode_all(data.train, tokenizer, encoding, config)
-    log = MetricsLog(work, accelerator.is_main_process)
+    log = MetricsLog(work, accelerator, hyperparameters(config))
     torch.manual_seed(config.seed + accelerator.process_index)
     if accelerator.is_main_process and not log.read("base"):  # a resumed run has measured it already
         model.to(accelerator.device)
         base_bits_per_byte = bits_per_byte(model, tokenizer, data.texts, accelerator.mixed_precision == "bf16")
         log.log("base", 0, bits_per_byte=base_bits_per_byte)
 
+    if config.lora_rank:
+        add_adapters(model, config.lora_rank)
+    if config.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+
     def validate(progress: Progress) -> dict[str, Any]:
         return validate_candidate(model, tokenizer, data.validation, progress, log, work, config)
 
-    tuner = FineTuner(model, sequences, config, seconds, accelerator, log, work / "checkpoints", validate)
+    tuner = FineTuner(model, sequences, config, seconds, accelerator, log, work / CHECKPOINTS, validate)
     if config.resume:
-        resume_from_newest_checkpoint(tuner, work / "checkpoints")
+        resume_from_newest_checkpoint(tuner, work / CHECKPOINTS)
     progress = tuner.run(interruption)
     accelerator.wait_for_everyone()
     if not accelerator.is_main_process:
@@ -109,6 +115,7 @@ def fine_tune(
     write_report(work, log, effective_settings(config), metrics)
     for path in (*work.glob("report.md"), *work.glob("*.png")):
         shutil.copy(path, directory)
+    write_model_card(directory, display_name(config.base_model), display_name(config.dataset), splits.description, config, metrics)
     return metrics
 
 
@@ -181,6 +188,7 @@ def resume_from_newest_checkpoint(tuner: FineTuner, checkpoints: Path) -> None:
     """Resume from the newest complete checkpoint, if there is one."""
     checkpoint = newest_checkpoint(checkpoints)
     if checkpoint is None:
+        tuner.metrics_log.truncate(steps=0, validations=0)  # of a run that was killed before its first checkpoint
         return
     tuner.resume(checkpoint)
     if tuner.accelerator.is_main_process:

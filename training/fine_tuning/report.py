@@ -5,26 +5,28 @@ from typing import Any
 
 from matplotlib import pyplot as plt
 
-from training.evaluation.report import answer_measures, plot_answers, squad2_sections
+from training.evaluation.report import answer_measures, bits_per_byte_measure, plot_answers, squad2_sections
 from training.figures import save_figure, table
 from training.fine_tuning.metrics_log import MetricsLog
 from training.run import display_name
 
 
 def write_report(directory: Path, log: MetricsLog, configuration: dict[str, Any], metrics: dict[str, Any]) -> None:
-    """Write `report.md` and its plots into `directory`."""
+    """Write `report.md` and its plots into `directory`. It names no local paths, because it may be published with the artifact."""
+    sources = {name: display_name(configuration[name]) for name in ("base_model", "dataset")}
+    settings = {name: value for name, value in (configuration | sources).items() if name not in ("config", "output_dir")}
     train, validations = log.read("train"), log.read("validation")
     plots = _plot(directory, train, validations) | plot_answers(directory, metrics)
     (directory / "report.md").write_text(
         "\n\n".join(
             [
-                f"# {display_name(configuration['base_model'])} fine-tuned on {display_name(configuration['dataset'])}",
+                f"# {sources['base_model']} fine-tuned on {sources['dataset']}",
                 _metrics_table(metrics),
                 *squad2_sections(metrics),
                 *(f"![{title}]({name}.png)" for name, title in plots.items()),
                 *([_validations_table(validations), _answers_table(validations[-1]["answers"])] if validations else []),
                 "## Configuration",
-                table(("setting", "value"), list(configuration.items())),
+                table(("setting", "value"), list(settings.items())),
             ]
         )
         + "\n",
@@ -34,7 +36,6 @@ def write_report(directory: Path, log: MetricsLog, configuration: dict[str, Any]
 
 def _metrics_table(metrics: dict[str, Any]) -> str:
     without_context, best, cost = metrics["without_context"], metrics["best_validation"], metrics.get("int8_f1_cost")
-    verdict = "no worse than" if metrics["bits_per_byte"] <= metrics["base_bits_per_byte"] else "**worse than**"
     return table(
         ("measure", "value"),
         [
@@ -44,10 +45,7 @@ def _metrics_table(metrics: dict[str, Any]) -> str:
                 if cost is not None
                 else []
             ),
-            (
-                "bits per byte on held-out contexts",
-                f"{metrics['bits_per_byte']:.4f}, {verdict} the base model's {metrics['base_bits_per_byte']:.4f}",
-            ),
+            bits_per_byte_measure(metrics),
             (
                 "asked without a context",
                 f"F1 {without_context['f1']:.1f} %, {without_context['mean_answer_words']:.1f} words, "

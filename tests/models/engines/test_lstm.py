@@ -15,7 +15,8 @@ from models.engines import EngineStopped, Supervision
 from models.engines.lstm import LSTMEngine
 from models.engines.lstm_process import SCORED_TEXTS, LSTMBatch
 from models.engines.supervision.messages import AddRequest, Cancel, TextOutput
-from training.word_models.lstm import LSTMConfig, fit_lstm
+from training.word_models.fitting import fit_lstm
+from training.word_models.lstm import LSTMConfig
 
 WORDS = ["the", "red", "cat", "sat", "on", "a", "mat", "and", "one", "blue", "dog", "ran", "to", "some", "big", "ox"]
 

@@ -1,5 +1,7 @@
 """How the CUDA engine samples its tokens, and how much memory it takes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.base import SamplingParams
-from models.engines.transformers import CUDA_BYTES, Sampling, cuda_memory_share
+from models.engines.transformers import CUDA_BYTES, Sampling, TransformersEngine, cuda_memory_share
 from models.sampling import candidates
 
 
@@ -47,3 +49,10 @@ def test_the_cuda_cache_leaves_memory_to_the_trainer_and_to_other_processes(free
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: reserved)
     taken = cuda_memory_share() * (total - reserved)  # see PagedAttentionMemoryHandler.get_available_memory of transformers
     assert taken == pytest.approx(min(CUDA_BYTES, 0.8 * free * 2**30))
+
+
+def test_the_engine_leaves_torchs_random_state_to_the_fine_tuning(tiny_base: Path) -> None:
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    TransformersEngine(tiny_base).close()
+    assert torch.get_rng_state().equal(state)

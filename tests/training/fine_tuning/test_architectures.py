@@ -1,47 +1,26 @@
 """Small random models of other architectures: the training's loss is that of the model as transformers computes it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations.flex_attention import flex_attention_forward
 
+from models.engines.tokenization import ModelLimits
+from tests.architectures import ARCHITECTURES, REFUSED, WINDOW, WINDOWED, build, save
 from training.data.batching import Batch
 from training.data.packing import BLOCK, pack
+from training.errors import TrainingError
 from training.fine_tuning import attention
 from training.fine_tuning.attention import FLEX, MATMUL, choose_attention
+from training.fine_tuning.base_model import load_base
 from training.fine_tuning.loop import blocks, build_optimizer, learning_rate_scales
 from training.fine_tuning.objective import SupervisedLoss
 
-LENGTH, WINDOW = 48, 16
-LLAMA: dict[str, Any] = {
-    "vocab_size": 300, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
-HEADS = {"head_dim": 16}
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "llama": LLAMA,
-    "qwen2": LLAMA,
-    "qwen3": LLAMA | HEADS,
-    "mistral": LLAMA | {"sliding_window": WINDOW},
-    "gemma2": LLAMA | HEADS | {"sliding_window": WINDOW, "query_pre_attn_scalar": 16, "final_logit_softcapping": 2.0},
-    "gemma3_text": LLAMA | HEADS | {"sliding_window": WINDOW},
-    "granite": LLAMA | {"logits_scaling": 8.0, "embedding_multiplier": 12.0, "residual_multiplier": 0.2},
-    "cohere": LLAMA | {"logit_scale": 0.0625},
-    "gpt_neox": LLAMA,
-    "opt": LLAMA | {"ffn_dim": 128, "word_embed_proj_dim": 64},
-}
-WINDOWED, NONLINEAR = {"mistral", "gemma2", "gemma3_text"}, {"gemma2", "granite", "cohere"}
-
-
-def build(name: str) -> PreTrainedModel:
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(name, **ARCHITECTURES[name])
-    config.initializer_range = config.init_std = 0.2  # so that attention matters
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
-    return model
+LENGTH = 48
+NONLINEAR = {"granite", "cohere"}
 
 
 def batch_of_one_text() -> Batch:
@@ -101,3 +80,17 @@ def test_the_learning_rate_falls_from_the_last_block_to_the_embeddings(name: str
     assert {id(p): group["scale"] for group in optimizer.param_groups for p in group["params"]} == {id(p): s for p, s in scales.items()}
     assert all(group["weight_decay"] == (0.01 if group["params"][0].dim() >= 2 else 0) for group in optimizer.param_groups)
     assert {group["scale"] for group in build_optimizer(model, 1.0).param_groups} == {1.0}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_attention_that_the_engines_cannot_compute_is_refused(name: str, tiny_base: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"cannot compute the attention of .* give --base-model another"):
+        load_base(str(save(build(name), tmp_path, tiny_base)), WINDOW)
+
+
+def test_texts_are_no_longer_than_a_sliding_window(tiny_base: Path, tmp_path: Path) -> None:
+    save(build("mistral"), tmp_path, tiny_base)
+    load_base(str(tmp_path), WINDOW)
+    with pytest.raises(TrainingError, match=f"takes at most {WINDOW} tokens: lower --max-length"):
+        load_base(str(tmp_path), WINDOW + 1)
+    assert ModelLimits(tmp_path).context_length == WINDOW

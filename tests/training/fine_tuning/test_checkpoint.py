@@ -7,8 +7,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from training.checkpoint import newest_checkpoint, read_state
 from training.device import build_accelerator
-from training.fine_tuning.checkpoint import newest_checkpoint, read_state, save_checkpoint
+from training.fine_tuning.checkpoint import save_checkpoint
 
 
 @pytest.fixture

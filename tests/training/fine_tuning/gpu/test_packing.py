@@ -87,7 +87,7 @@ def test_the_loop_trains_on_packed_steps(tiny_base: Path, sequences: Dataset, tm
 
     monkeypatch.setattr(loop, "choose_attention", lambda model, device, bf16, length: choose_attention(model, CUDA, bf16, length))
     accelerator = build_accelerator()
-    log = MetricsLog(tmp_path)
+    log = MetricsLog(tmp_path, accelerator)
     tuner = FineTuner(model, sequences, config, None, accelerator, log, tmp_path / "checkpoints", lambda _: {})
     assert isinstance(tuner.sampler, PackedSampler)
     progress = tuner.run(Interruption())
