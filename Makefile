@@ -17,6 +17,8 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_BENCH := $(VENV)/.installed-bench
 PEERS := $(VENV)-peers/.installed
 VLLM := $(VENV)-vllm/.installed
+VLLM_GPU := $(VENV)-vllm-gpu/.installed
+INSTALLED_GPU := $(VENV)/.installed-gpu
 CLIENTS := $(VENV)-clients/.installed
 CONTRACT := $(VENV)-contract/.installed
 PIP_INSTALL := pip install -q --disable-pip-version-check -r
@@ -26,7 +28,7 @@ SOURCES := train.py service.py generate.py models training serving benchmarks te
 export BENTOML_DO_NOT_TRACK ?= True
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train test test-slow test-load test-faults screenshots bench-train bench-baselines bench-serve report lint types lock image format openapi client client-python \
+.PHONY: help serve train test test-slow test-load test-faults screenshots bench-train bench-baselines bench-serve bench-gpu report lint types lock image format openapi client client-python \
 	client-typescript
 
 help: ## list these commands
@@ -63,6 +65,9 @@ bench-baselines: $(INSTALLED_BENCH) ## compare the word models with markovify, n
 
 bench-serve: $(INSTALLED_BENCH) $(PEERS) $(VLLM) ## compare the service with transformers serve, LitServe and vLLM, 25 minutes; BENCH="…"
 	$(BIN)/python -m benchmarks.serve $(BENCH)
+
+bench-gpu: $(INSTALLED_GPU) $(VLLM_GPU) ## measure training and serving on one GPU, half an hour; BENCH="--dataset DIR" adds flags, BENCH=--quick tries it out
+	$(BIN)/python -m benchmarks.gpu $(BENCH)
 
 openapi: $(INSTALLED) ## rewrite docs/openapi.json, which a test compares with the served document
 	$(BIN)/python -m serving.openapi > docs/openapi.json.new
@@ -124,6 +129,18 @@ $(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)
 $(INSTALLED_BENCH): benchmarks/requirements.txt $(INSTALLED)
 	@echo "Installing benchmarks/requirements.txt into $(VENV): the peers of the benchmarks."
 	@$(BIN)/$(PIP_INSTALL) benchmarks/requirements.txt
+	@touch $@
+
+# Liger and vLLM need a GPU's packages. The benchmark runs without them where they cannot be installed.
+$(INSTALLED_GPU): benchmarks/gpu/requirements.txt $(INSTALLED_BENCH)
+	@echo "Installing benchmarks/gpu/requirements.txt into $(VENV): the peers of the training on a GPU."
+	-@$(BIN)/$(PIP_INSTALL) benchmarks/gpu/requirements.txt
+	@touch $@
+
+$(VLLM_GPU): benchmarks/gpu/requirements-vllm.txt
+	@echo "Installing $< into $(@D): vLLM for GPUs, several GB."
+	@$(PYTHON) -m venv $(@D)
+	-@$(@D)/bin/$(PIP_INSTALL) $<
 	@touch $@
 
 $(CLIENTS): clients/requirements.txt

@@ -43,7 +43,7 @@ CELLS = [(load, concurrency) for load in LOADS for concurrency in CONCURRENCIES 
 GENERATE = ("generate-fp32", "generate-bf16")
 
 
-def prepare(directory: Path, base_model: str) -> Path:
+def prepare(directory: Path, base_model: str, rnn_seconds: float = 30) -> Path:
     """Create a model store with `base_model` as the LLM and word models fitted to the quickstart's texts; return the LLM's artifact."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
@@ -64,7 +64,7 @@ def prepare(directory: Path, base_model: str) -> Path:
     export_for_cpu(directory / "llm")
     texts = contexts(load_splits("data/quickstart").train)
     fit_bigram(texts, texts[:1], directory / "bigram")
-    fit_rnn(texts, texts[:1], Config(output_dir=directory), 30, Interruption())
+    fit_rnn(texts, texts[:1], Config(output_dir=directory), rnn_seconds, Interruption())
     register({name: Artifact(directory / name, {}) for name in ("bigram", "rnn", "llm")})
     return directory / "llm"
 

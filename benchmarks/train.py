@@ -37,15 +37,20 @@ class Meter:
     """Count rows, real tokens and seconds, starting after the first step, which compiles and allocates."""
 
     def __init__(self, seconds: float) -> None:
-        self.seconds, self.tokens, self.rows, self.steps, self.started, self.elapsed = seconds, 0, 0, -1, 0.0, 0.0
+        self.seconds, self.steps, self.started, self.elapsed = seconds, -1, 0.0, 0.0
+        self.rows: Any = 0
+        self.tokens: Any = 0
 
-    def step(self, rows: int, tokens: int) -> bool:
-        """Count a finished step; return whether the time is over."""
+    def step(self, rows: Any, tokens: Any) -> bool:
+        """Count a step; return whether the time is over. A GPU may still compute it, and count its rows and tokens."""
         self.steps += 1
         if self.steps == 0:
             self.started = time.perf_counter()
             return False
-        self.rows, self.tokens, self.elapsed = self.rows + rows, self.tokens + tokens, time.perf_counter() - self.started
+        self.rows, self.tokens = self.rows + rows, self.tokens + tokens
+        if time.perf_counter() - self.started > self.seconds:
+            self.rows, self.tokens = float(self.rows), float(self.tokens)  # waits for the GPU
+        self.elapsed = time.perf_counter() - self.started
         return self.elapsed > self.seconds
 
     def result(self) -> dict[str, float]:
@@ -68,6 +73,14 @@ def matrix_rate(size: int = 2048, seconds: float = 3.0) -> float:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
     return 2 * size**3 / sorted(times)[len(times) // 2]
+
+
+def peak_memory() -> dict[str, float]:
+    """Return the most memory that this process has had, in GB: of the machine, and of the GPU if there is one."""
+    import torch
+
+    machine = {"peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
+    return machine | ({"gpu_gb": torch.cuda.max_memory_reserved() / 1e9} if torch.cuda.is_available() else {})
 
 
 def flops_per_token(base_model: str, length: float) -> float:
@@ -102,8 +115,15 @@ def random_gpt2() -> str:
     return str(target)
 
 
-def train_trigen(base_model: str, dataset: str, seconds: float, *, share_context: bool) -> dict[str, float]:
-    """Run `training.fine_tuning.loop` as train.py does. Without `share_context` every row repeats its context."""
+def train_trigen(
+    base_model: str, dataset: str, seconds: float, *, share_context: bool, repeats: int = 1, **settings: Any
+) -> dict[str, float]:
+    """Run `training.fine_tuning.loop` as train.py does, with these settings of `Config`.
+
+    Without `share_context` every row repeats its context. An epoch has each sequence `repeats` times.
+    """
+    from datasets import concatenate_datasets
+
     from training.config import Config
     from training.data.encoding import EncodingConfig, encode
     from training.device import build_accelerator, silence_libraries
@@ -124,8 +144,9 @@ def train_trigen(base_model: str, dataset: str, seconds: float, *, share_context
     meter, counted = Meter(seconds), [0, 0]  # the rows and tokens of the steps so far
     model, tokenizer = load_base(base_model, TRL_LENGTH)
     sequences = encode(training_rows(dataset), tokenizer, EncodingConfig(share_context=share_context, max_length=TRL_LENGTH))
-    batch_tokens = TRL_BATCH * 160  # about the tokens of a step of TRL
-    config = Config(base_model=base_model, epochs=1000, validations=0, batch_tokens=batch_tokens)
+    sequences = concatenate_datasets([sequences] * repeats)
+    steps = {"batch_tokens": TRL_BATCH * 160} | settings  # about the tokens of a step of TRL
+    config = Config(base_model=base_model, epochs=1000 // repeats, validations=0, **steps)
     with tempfile.TemporaryDirectory() as scratch:
         accelerator = build_accelerator()
         log = MeteredLog(Path(scratch), accelerator)
@@ -134,8 +155,10 @@ def train_trigen(base_model: str, dataset: str, seconds: float, *, share_context
     return meter.result()
 
 
-def train_trl(base_model: str, dataset: str, seconds: float, *, prepared: bool) -> dict[str, float]:
-    """Run TRL's SFTTrainer, with the model as Trigen prepares it or as it comes."""
+def train_trl(
+    base_model: str, dataset: str, seconds: float, *, prepared: bool, attention: str | None = None, **settings: Any
+) -> dict[str, float]:
+    """Run TRL's SFTTrainer, with the model as Trigen prepares it or as it comes, and these settings on top of `sft_config`'s."""
     import warnings
 
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -149,6 +172,8 @@ def train_trl(base_model: str, dataset: str, seconds: float, *, prepared: bool) 
     else:
         model, tokenizer = AutoModelForCausalLM.from_pretrained(base_model), AutoTokenizer.from_pretrained(base_model)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    if attention:
+        model.set_attn_implementation(attention)
     meter = Meter(seconds)
 
     class Metered(TrainerCallback):
@@ -157,14 +182,17 @@ def train_trl(base_model: str, dataset: str, seconds: float, *, prepared: bool) 
 
     class Counting(SFTTrainer):
         def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            counts.append((len(inputs["input_ids"]), int(inputs["attention_mask"].sum())))
+            if "attention_mask" in inputs:
+                counts.append((len(inputs["input_ids"]), inputs["attention_mask"].sum()))
+            else:  # packed: each row begins at position 0
+                counts.append(((inputs["position_ids"] == 0).sum(), inputs["input_ids"].numel()))
             return super().training_step(model, inputs, *args, **kwargs)
 
-    counts: list[tuple[int, int]] = []  # rows and tokens of the current step
+    counts: list[tuple[Any, Any]] = []  # rows and tokens of the current step
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Counting(
             model=model,
-            args=sft_config(scratch, max_steps=10_000),
+            args=sft_config(scratch, max_steps=10_000, **settings),
             train_dataset=prompts_and_completions(training_rows(dataset)),
             processing_class=tokenizer,
             callbacks=[Metered()],
@@ -247,9 +275,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.contestant:
         result = CONTESTANTS[arguments.contestant](arguments.base_model, arguments.dataset, arguments.seconds)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         length = result["tokens_per_second"] / result["rows_per_second"]
-        print(json.dumps(result | {"peak_gb": peak, "flops_per_token": flops_per_token(arguments.base_model, length)}))
+        print(json.dumps(result | peak_memory() | {"flops_per_token": flops_per_token(arguments.base_model, length)}))
     else:
         compare(arguments.base_model or random_gpt2(), arguments.dataset, arguments.seconds)
 

@@ -33,7 +33,7 @@ def served(
         wait_until_ready(f"{url}{ready}", process, log)
         yield url, process
     finally:
-        _end(process)
+        end(process)
 
 
 def free_port() -> int:
@@ -57,7 +57,8 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> N
     raise RuntimeError(f"not ready; the end of {log}:\n{log.read_text()[-2000:]}")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process that leads a session, and its children there: with SIGTERM, and after a while with SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)

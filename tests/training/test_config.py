@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 import re
 from pathlib import Path
 
@@ -19,6 +20,15 @@ def test_gpt2_on_squad_is_the_default() -> None:
 def test_a_preset_sets_defaults_and_flags_override_them() -> None:
     config = parse(["--max-minutes", "2", "--preset", "quickstart", "--only", "rnn", "llm"])
     assert config == dataclasses.replace(PRESETS["quickstart"], max_minutes=2, only=("rnn", "llm"))
+
+
+@pytest.mark.parametrize("preset", ["gpt2-squad-1gpu", "gpt2-squad-4gpu"])
+def test_the_presets_for_gpus_differ_in_their_steps_alone_and_scale_the_learning_rate(preset: str) -> None:
+    default, config = PRESETS["gpt2-squad"], PRESETS[preset]
+    names = ("batch_tokens", "micro_tokens", "learning_rate")
+    assert dataclasses.replace(config, preset="gpt2-squad", **{name: getattr(default, name) for name in names}) == default
+    rate = default.learning_rate * math.sqrt(config.batch_tokens / default.batch_tokens)
+    assert config.learning_rate == pytest.approx(rate, rel=0.05)
 
 
 def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,7 +101,7 @@ def test_the_help_shows_the_values_of_the_file(tmp_path: Path, capsys: pytest.Ca
         ("epochs: three", "epochs should be a valid integer, not 'three'"),
         ("epochs: yes", "epochs should be a valid integer, not True"),
         ("only: [llm, gpt]", "only should be 'bigram', 'rnn' or 'llm', not 'gpt'"),
-        ("preset: [quickstart]", "preset should be 'gpt2-squad' or 'quickstart', not ['quickstart']"),
+        ("preset: [quickstart]", "preset should be 'gpt2-squad', 'gpt2-squad-1gpu', 'gpt2-squad-4gpu' or 'quickstart', not ['quickstart']"),
         ("epochs: 0", "--epochs must be above 0, not 0"),
         ("epochs: 1: 2", "cannot be read: mapping values are not allowed here"),
         ("- epochs", "expected names of flags with their values"),
