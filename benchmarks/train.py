@@ -45,11 +45,12 @@ class Meter:
         """Count a step; return whether the time is over. A GPU may still compute it, and count its rows and tokens."""
         self.steps += 1
         if self.steps == 0:
+            float(rows + tokens)  # waits for the GPU
             self.started = time.perf_counter()
             return False
         self.rows, self.tokens = self.rows + rows, self.tokens + tokens
         if time.perf_counter() - self.started > self.seconds:
-            self.rows, self.tokens = float(self.rows), float(self.tokens)  # waits for the GPU
+            self.rows, self.tokens = float(self.rows), float(self.tokens)  # likewise
         self.elapsed = time.perf_counter() - self.started
         return self.elapsed > self.seconds
 

@@ -72,7 +72,8 @@ class Config:
     """Share of the learning rate that the first block and the embeddings learn with, up to all of it in the last block. With a low share
     (0.12) and twice the learning rate, the model forgets less of what it knew."""
     batch_tokens: int = 1024
-    """Maximum tokens of one fine-tuning step, padding included, over all processes. A step holds sequences of similar length."""
+    """Maximum tokens of one fine-tuning step, padding included, over all processes. A step holds sequences of similar length; on a GPU it
+    holds any, packed without padding."""
     micro_tokens: int = 8192
     """Maximum tokens that a process computes at once; larger steps accumulate gradients. Changes memory, not the result."""
     max_length: int = 384

@@ -9,8 +9,8 @@ Each part runs in a process of its own, with a time limit. What is not installed
 Without --base-model, SQuAD takes GPT-2 from the Hub, and everything else its architecture with random weights. Without --dataset, SQuAD
 comes from the Hub, and the training's rate is measured on data/quickstart.
 
-Writes report.md, gpu.png, results.json and the parts' logs to runs/bench-gpu/. --quick does the same in a minute with a tiny model, also
-on a CPU: to see that everything runs.
+Writes report.md, gpu.png, results.json and the parts' logs to runs/bench-gpu/. --quick does the same in a minute or two with a tiny
+model, also on a CPU: to see that everything runs.
 """
 
 import argparse

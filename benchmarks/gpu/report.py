@@ -96,13 +96,13 @@ def _serving_table(serving: dict[str, Result]) -> str:
 
 def _plot(path: Path, training: dict[str, Result], serving: dict[str, Result]) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
+    right.set_xscale("log")
     for name, result in serving.items():
         clients = [int(number) for number in result["clients"]]
         right.plot(clients, [cell["tokens_per_second"] for cell in result["clients"].values()], marker="o", label=name)
-        right.set_xticks(clients, [str(number) for number in clients])
+        right.set_xticks(clients, result["clients"])
+    right.minorticks_off()
     if serving:
-        right.set_xscale("log")
-        right.minorticks_off()
         right.legend(fontsize=8)
     right.set_title("Serving, tokens/s", loc="left")
     right.set_xlabel("clients")
