@@ -105,6 +105,8 @@ def main(requested: Config, interruption: Interruption) -> None:
         except OSError as error:  # such as a full disk
             raise TrainingError(f"nothing was registered: {error}; --resume keeps finished work") from error
         print("registered:", ", ".join(tags))
+    else:
+        print(f"not registered: {', '.join(metrics)} in {config.output_dir}")
 
 
 if __name__ == "__main__":

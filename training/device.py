@@ -67,7 +67,6 @@ def silence_libraries(is_main_process: bool) -> None:
     transformers.utils.logging.disable_progress_bar()
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
-    logging.getLogger("nncf").setLevel(logging.WARNING)
     logging.getLogger("accelerate").setLevel(logging.ERROR)  # it warns that tied weights are saved once, as they should be
     if not is_main_process:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # stays open until the process ends

@@ -4,6 +4,7 @@ The traced graph takes the key-value cache as plain inputs and returns it as pla
 the cache's rows, and then the cache becomes state. Its initial value has the batch's size, as continuous batching requires.
 """
 
+import logging
 import os
 import shutil
 import warnings
@@ -17,7 +18,7 @@ from openvino import opset13 as ops
 from openvino._offline_transformations import apply_make_stateful_transformation
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 Weights = Literal["int4", "int8", "fp16", "fp32"]
 
@@ -55,6 +56,7 @@ def export_openvino(source: Path, target: Path, weights: Weights = "int8") -> No
     os.environ.setdefault("TF_BUILD", "True")
     import nncf
 
+    nncf.set_log_level(logging.WARNING)  # otherwise it prints a table
     target.mkdir(parents=True, exist_ok=True)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
     shapes = _cache_shapes(model)
@@ -83,9 +85,9 @@ def _trace(model: PreTrainedModel, shapes: list[tuple[int, int]]) -> ov.Model:
         torch.arange(past, past + new).expand(batch, new).contiguous(),
         *(torch.randn(batch, kv_heads, past, head_size) for kv_heads, head_size in shapes for _ in ("key", "value")),
     )
-    verbosity = logging.get_verbosity()
+    verbosity = transformers_logging.get_verbosity()
     # The tracer reads every property of the model. Deprecated ones warn through transformers' logging and as FutureWarning.
-    logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
@@ -93,7 +95,7 @@ def _trace(model: PreTrainedModel, shapes: list[tuple[int, int]]) -> ov.Model:
             warnings.simplefilter("ignore", DeprecationWarning)  # openvino 2026.4 traces with torch.jit, which is deprecated
             return ov.convert_model(_ForwardPass(model), example_input=example)
     finally:
-        logging.set_verbosity(verbosity)
+        transformers_logging.set_verbosity(verbosity)
 
 
 def _stateful(ir: ov.Model, shapes: list[tuple[int, int]]) -> ov.Model:

@@ -38,6 +38,8 @@ HARD_DECISION_WEIGHT = 24.0
 """The weight of the decision for questions that people wrote to be hard to decide: see docs/benchmarks.md."""
 TEXT_WEIGHT, HARD_TEXT_WEIGHT = 0.5, 1.0
 """The weight of plain text, and the one beside a heavier decision, which leaves less of each step's loss to the text."""
+FEW_STEPS = 50
+"""Below this, a training with a time limit ends with a warning."""
 QUESTIONS_WITHOUT_CONTEXT = 200
 """The number of test questions that are also asked without their context."""
 
@@ -96,6 +98,12 @@ def fine_tune(
     accelerator.wait_for_everyone()
     if not accelerator.is_main_process:
         return {}
+    if seconds is not None and progress.steps < FEW_STEPS:
+        print(
+            f"only {progress.steps} steps in {progress.seconds / 60:.1f} minutes: the model has hardly learned anything. "
+            "Is this machine busy? Give it more --max-minutes",
+            flush=True,
+        )
 
     if config.validations:
         shutil.copytree(work / "best", directory, dirs_exist_ok=True)
