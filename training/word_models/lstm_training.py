@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -31,7 +32,7 @@ PATIENCE = 3
 """Stop after this many epochs in a row without improvement."""
 SHOW_SECONDS = 0.5
 """Time between two readings of the loss for the progress bar. Each waits for a GPU, which otherwise works ahead of the clock."""
-TENSORS = "tensors.pt"
+TENSORS = "tensors.safetensors"
 """The file of a checkpoint with everything but `Progress`."""
 
 
@@ -120,28 +121,37 @@ class LSTMTrainer:
         """Continue from a checkpoint as if the run had never stopped."""
         self.progress = Progress(**read_state(checkpoint))
         self.started, self.saved_at = time.perf_counter() - self.progress.seconds, self.progress.seconds
-        tensors = torch.load(checkpoint / TENSORS, map_location="cpu", weights_only=True)
-        self.model.load_state_dict(tensors["model"])
-        self.optimizer.load_state_dict(tensors["optimizer"])
+        groups: dict[str, dict[str, Tensor]] = {group: {} for group in ("model", "best", "moments", "state", "random")}
+        for name, tensor in load_file(checkpoint / TENSORS).items():
+            group, _, member = name.partition(".")
+            groups[group][member] = tensor
+        self.model.load_state_dict(groups["model"])
         if self.progress.best_epoch:
-            self.best_state = tensors["best"]
-        if tensors["state"] is not None:
-            self.state = [tuple(part.to(self.device) for part in layer) for layer in tensors["state"]]
-        self.random.set_rng_state(tensors["generator"])
+            self.best_state = groups["best"]
+        moments: dict[int, dict[str, Tensor]] = {}
+        for member, tensor in groups["moments"].items():
+            parameter, name = member.split(".")
+            moments.setdefault(int(parameter), {})[name] = tensor
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
+        if parts := groups["state"]:
+            self.state = [(parts[f"{n}.0"].to(self.device), parts[f"{n}.1"].to(self.device)) for n in range(self.config.layers)]
+        self.random.set_rng_state(groups["random"]["generator"])
 
     def save(self) -> None:
         """Write a checkpoint, unless this step has one. The clock stands still meanwhile."""
         seconds, checkpoint = self.seconds, checkpoint_path(self.checkpoints, self.progress.steps)
         if not is_complete(checkpoint):
-            tensors = {
+            moments = self.optimizer.state_dict()["state"]
+            groups = {  # the rest of the optimizer's state is its settings
                 "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "best": self.best_state if self.progress.best_epoch else None,
-                "state": self.state,
-                "generator": self.random.get_rng_state(),
+                "best": self.best_state if self.progress.best_epoch else {},
+                "moments": {f"{n}.{name}": tensor for n, members in moments.items() for name, tensor in members.items()},
+                "state": {f"{n}.{part}": tensor for n, layer in enumerate(self.state or ()) for part, tensor in enumerate(layer)},
+                "random": {"generator": self.random.get_rng_state()},
             }
+            tensors = {f"{group}.{name}": tensor.contiguous() for group, members in groups.items() for name, tensor in members.items()}
             begin_checkpoint(checkpoint)
-            torch.save(tensors, unfinished_path(checkpoint) / TENSORS)
+            save_file(tensors, unfinished_path(checkpoint) / TENSORS)
             finish_checkpoint(checkpoint, asdict(self.progress) | {"seconds": seconds})
         self.started, self.saved_at = time.perf_counter() - seconds, seconds
 
