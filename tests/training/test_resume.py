@@ -194,6 +194,7 @@ def runs(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 def test_a_run_leaves_metrics_plots_a_report_and_its_best_weights(runs: dict[str, Run]) -> None:
     assert runs["uninterrupted"].status == 0, runs["uninterrupted"].printed
     output = runs["uninterrupted"].output
+    assert runs["uninterrupted"].printed.endswith(f"not registered: llm in {output}\n")
     work = output / "fine-tuning"
     files = {"metrics.jsonl", "tensorboard", "report.md", "loss.png", "scores.png", "best", "checkpoints"}
     assert {path.name for path in work.iterdir()} >= files

@@ -39,7 +39,7 @@ HARD_DECISION_WEIGHT = 24.0
 TEXT_WEIGHT, HARD_TEXT_WEIGHT = 0.5, 1.0
 """The weight of plain text, and the one beside a heavier decision, which leaves less of each step's loss to the text."""
 FEW_STEPS = 50
-"""Below this, a training with a time limit ends with a warning."""
+"""A training whose time ends before that many steps prints a warning."""
 QUESTIONS_WITHOUT_CONTEXT = 200
 """The number of test questions that are also asked without their context."""
 
@@ -98,7 +98,7 @@ def fine_tune(
     accelerator.wait_for_everyone()
     if not accelerator.is_main_process:
         return {}
-    if seconds is not None and progress.steps < FEW_STEPS:
+    if seconds is not None and progress.seconds >= seconds and progress.steps < FEW_STEPS:
         print(
             f"only {progress.steps} steps in {progress.seconds / 60:.1f} minutes: the model has hardly learned anything. "
             "Is this machine busy? Give it more --max-minutes",

@@ -56,10 +56,14 @@ def test_adapters_alone_learn_and_the_artifact_has_them_in_its_weights(name: str
     assert any("lora_A" in name for name, _ in model.named_parameters())  # saving has left the model as it was
 
 
-def test_gradient_checkpointing_takes_the_same_steps(tiny_base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rank", [None, 4])
+def test_gradient_checkpointing_takes_the_same_steps(tiny_base: Path, tmp_path: Path, rank: int | None) -> None:
     losses = []
     for checkpointing in (False, True):
         model, _ = load_base(str(tiny_base), 768)
+        torch.manual_seed(0)
+        if rank:
+            add_adapters(model, rank)
         if checkpointing:
             model.activation_checkpointing_enable()
         tuner = take_steps(model, tiny_base, tmp_path / str(checkpointing), 3)
