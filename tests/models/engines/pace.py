@@ -74,9 +74,9 @@ class Pace:
 
 def main() -> None:
     """Run the CPU engine's process at the pace of the directory that holds this program."""
-    from models.engines import openvino_process
+    from models.engines import openvino_batch, openvino_process
     from models.engines.supervision import loop
 
     pace = Pace(Path(sys.argv[0]).parent)
-    openvino_process.Batch.step = pace.limit(openvino_process.Batch.step)  # type: ignore[method-assign]
+    openvino_batch.Batch.step = pace.limit(openvino_batch.Batch.step)  # type: ignore[method-assign]
     loop.main(sys.argv, openvino_process.load)

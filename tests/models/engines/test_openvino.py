@@ -17,8 +17,9 @@ import pytest
 from models.base import SamplingParams, Token
 from models.engines import SCORED_TEXTS, EngineBusy, EngineStopped, load_engine
 from models.engines.openvino import EXACT, REPRODUCIBLE, OpenVINOEngine
+from models.engines.openvino_batch import Batch, activation_group_size, token_cache_bytes
 from models.engines.openvino_logprobs import read_logprobs
-from models.engines.openvino_process import Batch, activation_group_size, load, token_cache_bytes
+from models.engines.openvino_process import load
 from models.engines.openvino_scoring import ScoringModel
 from models.engines.supervision.loop import serve
 from models.engines.supervision.messages import AddRequest, Failure, Output, ReadLogprobs, Ready, Reply, StepReport
@@ -103,6 +104,55 @@ def test_reproducible_requests_are_never_batched(artifact: Path) -> None:
         before = engine.steps
         assert asyncio.run(together(engine)) == alone
         assert engine.steps - before == sum(map(len, alone))
+
+
+def run_batch(batch: Batch) -> dict[int, list[int]]:
+    """Take steps until the batch is idle; return the tokens of each request."""
+    tokens: dict[int, list[int]] = {}
+    while not batch.idle:
+        if report := batch.step():
+            assert not report.failures
+            for output in report.outputs:
+                assert isinstance(output, Output)
+                tokens.setdefault(output.id, []).extend(output.ids)
+    return tokens
+
+
+def ask_together(artifact: Path, prompts: list[list[int]], cancelled: int | None = None) -> tuple[dict[int, list[int]], int]:
+    """Run all prompts at once, in steps of 32 tokens, and cancel one after the first step. Returns the tokens and the number of steps."""
+    batch = Batch(artifact, replace(EXACT, step_tokens=32))
+    for id, prompt in enumerate(prompts):
+        batch.add(AddRequest(id, prompt, SamplingParams(4, temperature=0), frozenset()))
+    batch.step()
+    if cancelled is not None:
+        batch.cancel(cancelled)
+    tokens = run_batch(batch)
+    assert batch.running == 0
+    return tokens, batch._steps
+
+
+def test_a_passage_is_read_once_for_questions_that_arrive_together(artifact: Path) -> None:
+    passage = list(range(1, 257))  # eight steps
+    tokens, steps = ask_together(artifact, [[*passage, 300 + id] for id in range(4)])
+    assert steps < 16
+    assert tokens == {id: ask_together(artifact, [[*passage, 300 + id]])[0][0] for id in range(4)}
+
+
+def test_questions_do_not_wait_for_a_passage_that_is_not_theirs(artifact: Path) -> None:
+    prompts = [[*range(start, start + 128)] for start in (1, 200, 400)]
+    batch = Batch(artifact, replace(EXACT, step_tokens=512))
+    for id, prompt in enumerate(prompts):
+        batch.add(AddRequest(id, prompt, SamplingParams(4, temperature=0), frozenset()))
+    report = batch.step()
+    assert report
+    assert len(report.outputs) == 3
+
+
+def test_a_cancelled_question_leaves_the_others_about_its_passage_running(artifact: Path) -> None:
+    passage = list(range(1, 257))
+    for cancelled in (0, 2):  # the one that reads, and one that waits
+        tokens, _ = ask_together(artifact, [[*passage, 300 + id] for id in range(4)], cancelled)
+        assert {id: len(ids) for id, ids in tokens.items()} == {id: 4 for id in range(4) if id != cancelled}
 
 
 def test_tokens_are_flushed_together_unless_stop_strings_need_each_token(artifact: Path) -> None:

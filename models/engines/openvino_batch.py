@@ -1,0 +1,226 @@
+"""The requests that openvino-genai's pipeline advances together, in the engine's process."""
+
+import json
+import math
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import openvino_genai as genai
+from numpy.typing import NDArray
+from openvino_genai.py_openvino_genai import GenerationHandle
+
+from models.base import FinishReason, SamplingParams
+from models.engines.openvino import OpenVINOConfig
+from models.engines.openvino_scoring import is_out_of_memory
+from models.engines.supervision.flushing import FlushSchedule
+from models.engines.supervision.messages import AddRequest, Output, RequestFailure, StepReport
+from models.engines.tokenization import ModelLimits
+
+BLOCK_TOKENS = 32
+"""Tokens in a block of the key-value cache of OpenVINO's CPU plugin."""
+RECENT_PROMPTS = 16
+"""Number of prompts that are remembered as cached."""
+
+
+def load_pipeline(directory: Path, config: OpenVINOConfig) -> genai.ContinuousBatchingPipeline:
+    """Load openvino-genai's pipeline for the IR of an artifact.
+
+    Before a product with int8 weights, activations are quantized to int8 as well, in groups that share a scale. Groups as wide as the
+    model allows make that a quarter faster than OpenVINO's default of 32.
+    """
+    scheduler = genai.SchedulerConfig()
+    limits = ModelLimits(directory)
+    tokens = int(config.cache_contexts * limits.context_length)
+    if tokens * token_cache_bytes(directory) < config.cache_gb * 2**30:
+        scheduler.num_kv_blocks = max(1, tokens // BLOCK_TOKENS)
+    else:
+        scheduler.cache_size = config.cache_gb
+    scheduler.enable_prefix_caching = config.prefix_caching
+    scheduler.max_num_batched_tokens = config.step_tokens
+    if config.one_at_a_time:
+        scheduler.dynamic_split_fuse = False
+        scheduler.max_num_batched_tokens = limits.context_length
+    properties = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": str(activation_group_size(directory))} | dict(config.properties)
+    return genai.ContinuousBatchingPipeline(directory / "openvino", scheduler, "CPU", properties, {})
+
+
+def token_cache_bytes(directory: Path) -> int:
+    """Return the size of a token's keys and values in an 8-bit cache, without their scales."""
+    config = json.loads((directory / "config.json").read_text())
+    layers, heads = config.get("num_hidden_layers") or config["n_layer"], config.get("num_attention_heads") or config["n_head"]
+    head_width = config.get("head_dim") or (config.get("hidden_size") or config["n_embd"]) // heads
+    return int(2 * layers * config.get("num_key_value_heads", heads) * head_width)
+
+
+def activation_group_size(directory: Path) -> int:
+    """Return the largest group size that divides the width of every matrix product of a model."""
+    config = json.loads((directory / "config.json").read_text())
+    width = config.get("hidden_size") or config["n_embd"]
+    return math.gcd(width, config.get("intermediate_size") or config.get("n_inner") or 4 * width)
+
+
+def generation_config(params: SamplingParams, eos: frozenset[int]) -> genai.GenerationConfig:
+    """Translate `params` for openvino-genai. A token in `eos` ends the text; stop strings are left to the service."""
+    config = genai.GenerationConfig(max_new_tokens=params.length, stop_token_ids=set(eos), logprobs=int(params.cumulative_logprob))
+    if not params.greedy:
+        config.do_sample = True
+        config.temperature, config.rng_seed = params.temperature, params.seed
+        config.top_p = max(params.top_p, float(np.finfo(np.float32).tiny))  # as a float32, it must not round to 0
+        if params.top_k:
+            config.top_k = params.top_k
+    return config
+
+
+_FINISH_REASONS: dict[genai.GenerationFinishReason, FinishReason] = {
+    genai.GenerationFinishReason.LENGTH: "length",
+    genai.GenerationFinishReason.STOP: "stop",
+}
+
+
+@dataclass(eq=False)
+class _RunningRequest:
+    """A request in progress, and its tokens since the last flush."""
+
+    id: int
+    prompt: NDArray[np.int64]
+    handle: GenerationHandle
+    schedule: FlushSchedule
+    ids: list[int] = field(default_factory=list)
+    cumulative_logprob: float = 0.0
+    finish_reason: FinishReason | None = None
+    reads_prompt: bool = True
+    """Whether the prompt is still being computed, so that the cache does not hold all of it."""
+
+    def read_tokens(self) -> None:
+        """Collect the tokens that the last step generated. Raises MemoryError if openvino-genai has dropped the request."""
+        while self.handle.can_read():
+            self.reads_prompt = False
+            for output in self.handle.read().values():
+                self.ids += output.generated_ids
+                self.cumulative_logprob += sum(output.generated_log_probs)
+                self.finish_reason = _FINISH_REASONS.get(output.finish_reason)
+        status = self.handle.get_status()
+        if not self.finish_reason and status != genai.GenerationStatus.RUNNING:
+            raise MemoryError(f"openvino-genai dropped the request ({status.name}): its key-value cache is full")
+
+    def should_flush(self, now: float, running: int) -> bool:
+        """Whether to send the collected tokens now."""
+        finished = self.finish_reason is not None
+        return (bool(self.ids) or finished) and self.schedule.due(now, running, finished=finished)
+
+    def flush(self) -> Output:
+        """Return the collected tokens and start collecting anew."""
+        output = Output(self.id, self.ids, self.cumulative_logprob, self.finish_reason)
+        self.ids, self.cumulative_logprob = [], 0.0
+        return output
+
+
+class Batch:
+    """The requests in progress and the pipeline that advances them together.
+
+    openvino-genai takes a prefix from the cache once it has been computed. When questions about one passage arrive together, the first
+    one reads the passage, and the others start after that.
+    """
+
+    def __init__(self, directory: Path, config: OpenVINOConfig) -> None:
+        self._pipeline, self._config = load_pipeline(directory, config), config
+        self._queue: dict[int, AddRequest] = {}
+        """Requests that have not started."""
+        self._requests: dict[int, _RunningRequest] = {}
+        self._read: deque[NDArray[np.int64]] = deque(maxlen=RECENT_PROMPTS)
+        """The prompts that were read last. The cache holds them, unless it was full since then."""
+        self._steps, self._reported_running = 0, 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether a step would have nothing to do."""
+        return not (self._pipeline.has_non_finished_requests() or self._queue)
+
+    @property
+    def running(self) -> int:
+        """Number of requests in progress, queued ones included."""
+        return len(self._requests) + len(self._queue)
+
+    def add(self, message: AddRequest) -> None:
+        """Add a request. It starts at the next step, or later if it must wait for another one."""
+        self._queue[message.id] = message
+
+    def cancel(self, id: int) -> None:
+        """Drop a request at the next step, unless it has finished."""
+        self._queue.pop(id, None)
+        if request := self._requests.pop(id, None):
+            request.handle.cancel()
+
+    def step(self) -> StepReport | None:
+        """Run one forward pass for all requests. Returns a report if there is anything to send."""
+        failures = self._start_requests()
+        if self._pipeline.has_non_finished_requests():
+            self._pipeline.step()
+        self._steps += 1
+        for id, request in list(self._requests.items()):
+            reads_prompt = request.reads_prompt
+            try:
+                request.read_tokens()
+            except Exception as error:  # affects this request only
+                self.cancel(id)
+                failures.append(_failure(id, error))
+            if reads_prompt and not request.reads_prompt:
+                self._read.append(request.prompt)
+        now, running = time.monotonic(), len(self._requests)
+        outputs = [request.flush() for request in self._requests.values() if request.should_flush(now, running)]
+        if not (outputs or failures or self.running != self._reported_running):
+            return None
+        for output in outputs:
+            if output.finish_reason:
+                del self._requests[output.id]
+        return self._report(outputs, failures)
+
+    def _start_requests(self) -> list[RequestFailure]:
+        """Start the queued requests that need not wait. Returns the failures of those that openvino-genai rejects."""
+        failures = []
+        for id, message in list(self._queue.items()):
+            prompt = np.array(message.prompt)
+            if self._must_wait(prompt):
+                continue
+            del self._queue[id]
+            try:
+                config = generation_config(message.params, message.eos)
+                handle = self._pipeline.add_request(id, ov.Tensor(prompt[None]), config)
+            except Exception as error:  # affects this request only
+                failures.append(_failure(id, error))
+            else:
+                self._requests[id] = _RunningRequest(id, prompt, handle, FlushSchedule.of(message.params))
+        return failures
+
+    def _must_wait(self, prompt: NDArray[np.int64]) -> bool:
+        """Return whether a request must wait because another one runs, or should because another one reads most of its prompt."""
+        if self._config.one_at_a_time:
+            # With max_num_seqs=1 instead, openvino-genai 2026.4 drops all waiting requests when the running one is cancelled.
+            return bool(self._pipeline.has_non_finished_requests())
+        reading = [request.prompt for request in self._requests.values() if request.reads_prompt]
+        if not (self._config.prefix_caching and reading):
+            return False
+        cached = max((common_prefix(prompt, other) for other in self._read), default=0)
+        soon_cached = max(common_prefix(prompt, other) for other in reading)
+        return bool(soon_cached - cached >= max(BLOCK_TOKENS, len(prompt) / 2))
+
+    def _report(self, outputs: list[Output], failures: list[RequestFailure]) -> StepReport:
+        """Return a report with the current number of steps and running requests."""
+        self._reported_running = self.running
+        cache_usage = self._pipeline.get_metrics().cache_usage / 100 if self._requests else 0.0
+        return StepReport(self._steps, self._reported_running, outputs, failures, cache_usage)
+
+
+def _failure(id: int, error: Exception) -> RequestFailure:
+    return RequestFailure(id, str(error), busy=is_out_of_memory(error))
+
+
+def common_prefix(first: NDArray[np.int64], second: NDArray[np.int64]) -> int:
+    """Return the number of tokens with which both prompts begin."""
+    length = min(len(first), len(second))
+    different = np.flatnonzero(first[:length] != second[:length])
+    return int(different[0]) if len(different) else length
