@@ -101,7 +101,8 @@ def bits_per_byte(artifact: Path, texts: Sequence[str], document_start: str, con
     import openvino as ov
 
     from models.base import SamplingParams
-    from models.engines.openvino_batch import generation_config, load_pipeline
+    from models.engines.openvino.batch import generation_config
+    from models.engines.openvino.pipeline import load_pipeline
     from models.engines.tokenization import load_tokenizer
 
     # The engine returns no log-probabilities for a prefix that it reads from the cache.

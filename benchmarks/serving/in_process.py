@@ -27,7 +27,7 @@ class RawPipeline:
     """openvino-genai's pipeline as the service configures it; its input and output are token ids."""
 
     def __init__(self, artifact: Path, config: OpenVINOConfig = OpenVINOConfig()) -> None:
-        from models.engines.openvino_batch import load_pipeline
+        from models.engines.openvino.pipeline import load_pipeline
         from models.engines.tokenization import load_tokenizer
 
         self.pipeline, self.tokenizer, self.last_id = load_pipeline(artifact, config), load_tokenizer(artifact), 0
@@ -59,7 +59,7 @@ class RawPipeline:
         import openvino as ov
 
         from models.base import SamplingParams
-        from models.engines.openvino_batch import generation_config
+        from models.engines.openvino.batch import generation_config
 
         params = SamplingParams(request.length, **(GREEDY if request.question else SAMPLING), seed=request.seed)
         ids = ov.Tensor(np.array([self.tokenizer.encode(request.prompt).ids]))

@@ -1,4 +1,4 @@
-"""Engines, which generate text with an LLM: openvino.py on a CPU; transformers.py on CUDA, and on a CPU as the reference."""
+"""Engines, which generate text with an LLM: openvino/ on a CPU; transformers.py on CUDA, and on a CPU as the reference."""
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass

@@ -41,12 +41,12 @@ def test_a_dead_link_and_a_dead_anchor_are_reported() -> None:
 
 
 def test_a_missing_file_is_reported() -> None:
-    files = {"models/base.py", "models/engines/openvino.py", "train.py"}
+    files = {"models/base.py", "models/engines/lstm.py", "train.py"}
 
     def check(text: str) -> Iterator[str]:
         return missing_paths(document(text), {"models"}, files.__contains__, lambda name: any(file.endswith(name) for file in files))
 
-    good = "`models/base.py` `engines/openvino.py` `.json` `runs/mine` `runs/…/a.md` `DIR/a.json` `models/*.py` `tokens/s` `/x/a.py`\n"
+    good = "`models/base.py` `engines/lstm.py` `.json` `runs/mine` `runs/…/a.md` `DIR/a.json` `models/*.py` `tokens/s` `/x/a.py`\n"
     assert list(check(good)) == []
     check_one_fault(check(good + "`models/rows.py`"), "docs/a.md:2:", "models/rows.py")
     check_one_fault(check(good + "`python engines/none.py --x`"), "docs/a.md:2:", "engines/none.py")

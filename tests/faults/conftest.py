@@ -13,7 +13,7 @@ from tests.conftest import Server, Trained, serve, wait_until
 from tests.faults.table import write_record
 from tests.faults.traffic import Traffic
 
-LLM, LSTM, WORKER = "models.engines.openvino_process", "models.engines.lstm_process", "_bentoml_impl.worker.service"
+LLM, LSTM, WORKER = "models.engines.openvino.process", "models.engines.lstm_process", "_bentoml_impl.worker.service"
 """The modules of the service's processes."""
 HANG_AFTER = 2
 """A short TRIGEN_ENGINE_HANG_SECONDS, which the tests of hung engines wait for."""

@@ -141,5 +141,5 @@ def read_events(response: httpx.Response) -> Iterator[dict[str, Any]]:
 def find_engine(server: Server) -> psutil.Process:
     """Return the process that runs the LLM."""
     children = psutil.Process(server.pid).children(recursive=True)
-    (engine,) = (process for process in children if "models.engines.openvino_process" in process.cmdline())
+    (engine,) = (process for process in children if "models.engines.openvino.process" in process.cmdline())
     return engine

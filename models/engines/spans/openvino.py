@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 
 from models.engines import ScoredSpan
-from models.engines.openvino_scoring import Task, infer
+from models.engines.openvino.scoring import Task, infer
 from models.engines.spans.beam import SpanSearch
 from models.engines.supervision.messages import FindSpans
 

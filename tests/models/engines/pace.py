@@ -55,7 +55,7 @@ class Pace:
 
     def openvino_executable(self) -> Path:
         """Write a program that can stand in for Python where `OpenVINOEngine` starts its process."""
-        program = self._permits.with_name("openvino_process.py")
+        program = self._permits.with_name("process.py")
         program.write_text(
             f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(PROJECT)!r})\nfrom tests.models.engines.pace import main\nmain()\n"
         )
@@ -74,9 +74,9 @@ class Pace:
 
 def main() -> None:
     """Run the CPU engine's process at the pace of the directory that holds this program."""
-    from models.engines import openvino_batch, openvino_process
+    from models.engines.openvino import batch, process
     from models.engines.supervision import loop
 
     pace = Pace(Path(sys.argv[0]).parent)
-    openvino_batch.Batch.step = pace.limit(openvino_batch.Batch.step)  # type: ignore[method-assign]
-    loop.main(sys.argv, openvino_process.load)
+    batch.Batch.step = pace.limit(batch.Batch.step)  # type: ignore[method-assign]
+    loop.main(sys.argv, process.load)

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from models.base import NOTHING_GENERATED, PromptLogprobs, PromptTooLong, SamplingParams, Token, UnknownIds
 from models.engines import MAX_LOGPROBS, Engine, EngineStopped, IdLogprob
-from models.engines.openvino_logprobs import read_logprobs
-from models.engines.openvino_scoring import ScoringModel
+from models.engines.openvino.logprobs import read_logprobs
+from models.engines.openvino.scoring import ScoringModel
 from models.engines.supervision.messages import ReadLogprobs, Reply
 from models.engines.transformers_logprobs import LogprobModel, TransformersLogprobReader
 from models.llm import LLM

@@ -17,10 +17,11 @@ import pytest
 from models.base import SamplingParams, Token
 from models.engines import SCORED_TEXTS, EngineBusy, EngineStopped, load_engine
 from models.engines.openvino import EXACT, REPRODUCIBLE, OpenVINOEngine
-from models.engines.openvino_batch import Batch, activation_group_size, token_cache_bytes
-from models.engines.openvino_logprobs import read_logprobs
-from models.engines.openvino_process import load
-from models.engines.openvino_scoring import ScoringModel
+from models.engines.openvino.batch import Batch
+from models.engines.openvino.logprobs import read_logprobs
+from models.engines.openvino.pipeline import activation_group_size, token_cache_bytes
+from models.engines.openvino.process import load
+from models.engines.openvino.scoring import ScoringModel
 from models.engines.supervision.loop import serve
 from models.engines.supervision.messages import AddRequest, Failure, Output, ReadLogprobs, Ready, Reply, StepReport
 from tests.models.engines.conftest import build, collect, text_of

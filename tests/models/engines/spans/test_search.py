@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from models.base import PromptTooLong, SamplingParams
 from models.engines import Engine, EngineStopped, ScoredSpan
-from models.engines.openvino_logprobs import read_logprobs
-from models.engines.openvino_scoring import ScoringModel
+from models.engines.openvino.logprobs import read_logprobs
+from models.engines.openvino.scoring import ScoringModel
 from models.engines.spans.openvino import SpanTask
 from models.engines.spans.transformers import best_spans
 from models.engines.supervision.messages import FindSpans, ReadLogprobs, Reply

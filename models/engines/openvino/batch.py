@@ -1,7 +1,5 @@
 """The requests that openvino-genai's pipeline advances together, in the engine's process."""
 
-import json
-import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -15,52 +13,13 @@ from openvino_genai.py_openvino_genai import GenerationHandle
 
 from models.base import FinishReason, SamplingParams
 from models.engines.openvino import OpenVINOConfig
-from models.engines.openvino_scoring import is_out_of_memory
+from models.engines.openvino.pipeline import BLOCK_TOKENS, load_pipeline
+from models.engines.openvino.scoring import is_out_of_memory
 from models.engines.supervision.flushing import FlushSchedule
 from models.engines.supervision.messages import AddRequest, Output, RequestFailure, StepReport
-from models.engines.tokenization import ModelLimits
 
-BLOCK_TOKENS = 32
-"""Tokens in a block of the key-value cache of OpenVINO's CPU plugin."""
 RECENT_PROMPTS = 16
 """Number of prompts that are remembered as cached."""
-
-
-def load_pipeline(directory: Path, config: OpenVINOConfig) -> genai.ContinuousBatchingPipeline:
-    """Load openvino-genai's pipeline for the IR of an artifact.
-
-    Before a product with int8 weights, activations are quantized to int8 as well, in groups that share a scale. Groups as wide as the
-    model allows make that a quarter faster than OpenVINO's default of 32.
-    """
-    scheduler = genai.SchedulerConfig()
-    limits = ModelLimits(directory)
-    tokens = int(config.cache_contexts * limits.context_length)
-    if tokens * token_cache_bytes(directory) < config.cache_gb * 2**30:
-        scheduler.num_kv_blocks = max(1, tokens // BLOCK_TOKENS)
-    else:
-        scheduler.cache_size = config.cache_gb
-    scheduler.enable_prefix_caching = config.prefix_caching
-    scheduler.max_num_batched_tokens = config.step_tokens
-    if config.one_at_a_time:
-        scheduler.dynamic_split_fuse = False
-        scheduler.max_num_batched_tokens = limits.context_length
-    properties = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": str(activation_group_size(directory))} | dict(config.properties)
-    return genai.ContinuousBatchingPipeline(directory / "openvino", scheduler, "CPU", properties, {})
-
-
-def token_cache_bytes(directory: Path) -> int:
-    """Return the size of a token's keys and values in an 8-bit cache, without their scales."""
-    config = json.loads((directory / "config.json").read_text())
-    layers, heads = config.get("num_hidden_layers") or config["n_layer"], config.get("num_attention_heads") or config["n_head"]
-    head_width = config.get("head_dim") or (config.get("hidden_size") or config["n_embd"]) // heads
-    return int(2 * layers * config.get("num_key_value_heads", heads) * head_width)
-
-
-def activation_group_size(directory: Path) -> int:
-    """Return the largest group size that divides the width of every matrix product of a model."""
-    config = json.loads((directory / "config.json").read_text())
-    width = config.get("hidden_size") or config["n_embd"]
-    return math.gcd(width, config.get("intermediate_size") or config.get("n_inner") or 4 * width)
 
 
 def generation_config(params: SamplingParams, eos: frozenset[int]) -> genai.GenerationConfig:

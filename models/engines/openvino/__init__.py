@@ -1,4 +1,4 @@
-"""The CPU engine: openvino-genai's continuous batching in a process of its own (`openvino_process.py`). This is the service's side."""
+"""The CPU engine: openvino-genai's continuous batching in a process of its own (`process.py`). This is the service's side."""
 
 import asyncio
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ class OpenVINOEngine(SupervisedEngine):
         """Start the process and wait until it has loaded the model. Raises EngineStopped if it cannot."""
         self.tokenizer, self.limits = load_tokenizer(directory), ModelLimits(directory)
         start_message = directory.resolve(), config
-        super().__init__("the LLM's engine", "models.engines.openvino_process", start_message, supervision)
+        super().__init__("the LLM's engine", "models.engines.openvino.process", start_message, supervision)
 
     def logprob_reader(self) -> "OpenVINOLogprobReader":
         """See `Engine`."""

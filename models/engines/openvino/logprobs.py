@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 
 from models.engines import IdLogprob
-from models.engines.openvino_scoring import ScoringModel, Task, infer
+from models.engines.openvino.scoring import ScoringModel, Task, infer
 from models.engines.supervision.messages import ReadLogprobs
 
 

@@ -1,4 +1,4 @@
-"""The process that runs openvino-genai: `python -m models.engines.openvino_process FD`, started by `openvino.py`.
+"""The process that runs openvino-genai: `python -m models.engines.openvino.process FD`, started by `OpenVINOEngine`.
 
 `ContinuousBatchingPipeline.step()` holds Python's global interpreter lock (openvino-genai 2026.4). In the service's own process, nothing
 else would be answered during a step. A process of its own also keeps a crash out of the service.
@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from models.engines.openvino import OpenVINOConfig
-from models.engines.openvino_batch import Batch
-from models.engines.openvino_logprobs import read_logprobs
-from models.engines.openvino_scoring import ScoringModel
+from models.engines.openvino.batch import Batch
+from models.engines.openvino.logprobs import read_logprobs
+from models.engines.openvino.scoring import ScoringModel
 from models.engines.spans.openvino import SpanTask
 from models.engines.supervision.loop import main
 from models.engines.supervision.messages import AddRequest, Cancel, FindSpans, ReadLogprobs, Reply, StepReport
