@@ -33,17 +33,18 @@ class Variant:
     weights: Literal["int4", "int8", "fp16"] = "int8"
 
 
-def with_properties(**values: str) -> Variant:
+def with_properties(int8_rows: bool | None = None, **values: str) -> Variant:
     """Return the variant with these properties of OpenVINO's CPU plugin."""
-    return Variant(OpenVINOConfig(properties=tuple(values.items())))
+    return Variant(OpenVINOConfig(int8_rows=int8_rows, properties=tuple(values.items())))
 
 
 VARIANTS = {
     "int8 weights, as served": Variant(),
     "int4 weights": Variant(weights="int4"),
     "fp16 weights": Variant(weights="fp16"),
-    "activations in int8 by groups of 32": with_properties(DYNAMIC_QUANTIZATION_GROUP_SIZE="32"),
-    "activations not in int8": with_properties(DYNAMIC_QUANTIZATION_GROUP_SIZE="0"),
+    "activations in int8 by OpenVINO": Variant(OpenVINOConfig(int8_rows=False)),
+    "activations in int8 by groups of 32": with_properties(int8_rows=False, DYNAMIC_QUANTIZATION_GROUP_SIZE="32"),
+    "activations not in int8": with_properties(int8_rows=False, DYNAMIC_QUANTIZATION_GROUP_SIZE="0"),
     "arithmetic in f32": with_properties(INFERENCE_PRECISION_HINT="f32"),
     "arithmetic and cache in f32": with_properties(INFERENCE_PRECISION_HINT="f32", KV_CACHE_PRECISION="f32"),
     "all in f32": Variant(EXACT),

@@ -62,7 +62,7 @@ def export_openvino(source: Path, target: Path, weights: Weights = "int8") -> No
     shapes = _cache_shapes(model)
     ir = _stateful(_trace(model, shapes), shapes)
     if weights == "int8":
-        ir = nncf.compress_weights(ir, mode=nncf.CompressWeightsMode.INT8_ASYM)
+        ir = nncf.compress_weights(ir, mode=nncf.CompressWeightsMode.INT8_SYM)
     elif weights == "int4":
         ir = nncf.compress_weights(ir, mode=nncf.CompressWeightsMode.INT4_ASYM, group_size=64)
     ov.save_model(ir, target / "openvino_model.xml", compress_to_fp16=weights != "fp32")

@@ -29,13 +29,17 @@ class OpenVINOConfig:
     """Maximum number of tokens in a step. A longer prompt is read in chunks, and other requests advance in between."""
     one_at_a_time: bool = False
     """Run requests one after the other, in order of arrival, and read each prompt in one step."""
+    int8_rows: bool | None = None
+    """Compute products of int8 activations and int8 weights as `row_quantization.py` does. None: if the processor has AMX. A model
+    without int8 weights is never changed."""
     properties: tuple[tuple[str, str], ...] = ()
     """Properties of OpenVINO's CPU plugin: names and values. The plugin chooses the others, such as bf16 arithmetic if the processor
     has it."""
 
 
 EXACT = OpenVINOConfig(
-    properties=(("INFERENCE_PRECISION_HINT", "f32"), ("KV_CACHE_PRECISION", "f32"), ("DYNAMIC_QUANTIZATION_GROUP_SIZE", "0"))
+    int8_rows=False,
+    properties=(("INFERENCE_PRECISION_HINT", "f32"), ("KV_CACHE_PRECISION", "f32"), ("DYNAMIC_QUANTIZATION_GROUP_SIZE", "0")),
 )
 """Arithmetic, cache and activations in fp32, as in the reference (transformers on a CPU)."""
 

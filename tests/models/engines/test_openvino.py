@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from models.base import SamplingParams, Token
-from models.engines import SCORED_TEXTS, EngineBusy, EngineStopped, load_engine
+from models.engines import SCORED_TEXTS, EngineBusy, EngineStopped
 from models.engines.openvino import EXACT, REPRODUCIBLE, OpenVINOEngine
 from models.engines.openvino.batch import Batch
 from models.engines.openvino.logprobs import read_logprobs
@@ -24,8 +24,7 @@ from models.engines.openvino.process import load
 from models.engines.openvino.scoring import ScoringModel
 from models.engines.supervision.loop import serve
 from models.engines.supervision.messages import AddRequest, Failure, Output, ReadLogprobs, Ready, Reply, StepReport
-from tests.models.engines.conftest import build, collect, text_of
-from training.export.openvino_ir import export_openvino
+from tests.models.engines.conftest import collect, text_of
 
 
 def test_a_model_that_cannot_be_loaded_is_an_error(artifact: Path, tmp_path: Path) -> None:
@@ -236,16 +235,3 @@ def test_few_texts_have_a_cache_for_their_logprobs_at_once(artifact: Path) -> No
     assert {reply.error for reply in replies} == {None}
     assert caches == SCORED_TEXTS
     assert not model._tasks
-
-
-def test_int8_weights_change_probabilities_by_their_rounding_only(artifact: Path, tmp_path: Path) -> None:
-    shutil.copytree(artifact, tmp_path, dirs_exist_ok=True)
-    export_openvino(artifact, tmp_path / "openvino")
-    engine = load_engine(tmp_path, "openvino")
-    reference = build("transformers", artifact)
-    served, expected = (
-        asyncio.run(collect(each.stream("The", SamplingParams(1, temperature=0, cumulative_logprob=True)))) for each in (engine, reference)
-    )
-    assert served[0].cumulative_logprob == pytest.approx(expected[0].cumulative_logprob, abs=0.05)
-    engine.close()
-    reference.close()

@@ -1,0 +1,65 @@
+"""Int8 weights, with activations in int8 by the row or as OpenVINO has them."""
+
+import asyncio
+import contextlib
+import json
+import shutil
+from pathlib import Path
+
+import openvino as ov
+import pytest
+
+from models.base import SamplingParams
+from models.engines import Engine
+from models.engines.openvino import OpenVINOConfig, OpenVINOEngine
+from models.engines.openvino.row_quantization import SAMPLED_TOKENS, has_amx, quantize_rows
+from tests.models.engines.conftest import PROMPTS, build, collect
+from training.export.openvino_ir import export_openvino
+
+
+@pytest.fixture(scope="module")
+def int8_artifact(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny artifact with int8 weights."""
+    directory = tmp_path_factory.mktemp("int8")
+    shutil.copytree(artifact, directory, dirs_exist_ok=True)
+    export_openvino(artifact, directory / "openvino")
+    return directory
+
+
+def first_logprobs(engine: Engine) -> list[float | None]:
+    """Return the log-probability of the most probable token after each prompt; the prompts are read together."""
+
+    async def read() -> list[float | None]:
+        params = SamplingParams(1, temperature=0, cumulative_logprob=True)
+        texts = await asyncio.gather(*(collect(engine.stream(prompt, params)) for prompt in PROMPTS))
+        return [tokens[0].cumulative_logprob for tokens in texts]
+
+    with contextlib.closing(engine):
+        return asyncio.run(read())
+
+
+@pytest.mark.parametrize("int8_rows", [False, True])
+def test_int8_changes_probabilities_by_its_rounding_only(int8_rows: bool, artifact: Path, int8_artifact: Path) -> None:
+    served = first_logprobs(OpenVINOEngine(int8_artifact, OpenVINOConfig(int8_rows=int8_rows)))
+    assert served == pytest.approx(first_logprobs(build("transformers", artifact)), abs=0.05)
+
+
+def test_every_product_with_int8_weights_is_quantized(int8_artifact: Path) -> None:
+    model = ov.Core().read_model(int8_artifact / "openvino/openvino_model.xml")
+    layers = json.loads((int8_artifact / "config.json").read_text())["n_layer"]
+    assert quantize_rows(model) == 4 * layers + 1  # GPT-2: two products in the attention, two after it, and the head
+    assert SAMPLED_TOKENS in {name for port in model.inputs for name in port.get_names()}
+
+
+def test_a_model_without_int8_weights_is_left_as_it_is(artifact: Path) -> None:
+    model = ov.Core().read_model(artifact / "openvino/openvino_model.xml")
+    operations = len(model.get_ops())
+    assert quantize_rows(model) == 0
+    assert len(model.get_ops()) == operations
+
+
+@pytest.mark.parametrize(("flags", "amx"), [("flags : avx512f amx_tile amx_int8", True), ("flags : avx512f avx512_vnni", False)])
+def test_amx_is_read_off_the_flags_of_the_processor(flags: str, amx: bool, tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\n{flags}\n")
+    assert has_amx(tmp_path / "cpuinfo") is amx
+    assert not has_amx(tmp_path / "no such file")
