@@ -123,7 +123,7 @@ class Comparison:
                         _print(f"{name}, {load}, {concurrency} at once: {error!r}")
                 self._measure_with_vllm(name, server, url)
         except Exception as error:
-            _print(f"{name}: {error}")
+            _print(f"{name}: {type(error).__name__}: {error}")
 
     @contextmanager
     def _started(self, name: str, server: Server) -> Iterator[tuple[str, psutil.Process]]:

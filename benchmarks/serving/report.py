@@ -31,7 +31,7 @@ VLLM_NOTE = (
 )
 START_NOTE = (
     "Seconds from the server's command. The memory (PSS) is that of the idle server after its first token: "
-    "`transformers serve` loads the model only then."
+    "with continuous batching, `transformers serve` allocates its cache only then."
 )
 
 
@@ -114,8 +114,8 @@ def _notes(results: dict[str, dict[str, Any]]) -> list[str]:
     notes = [
         "trigen, openvino-genai and llama.cpp (Q8_0) run int8 weights. transformers, LitServe and vLLM run bf16, unless the table says "
         "fp32.",
-        f"Goodput counts the requests that met every limit of their load ({limits}). Where a server does not stream, the first token comes "
-        "with the answer.",
+        f"Goodput counts the requests that met every limit of their load ({limits}). TTFT is the time to the first token, TPOT the time "
+        "per token after it, E2EL the time to the answer. Where a server does not stream, the first token comes with the answer.",
     ]
     notes.append("trigen and the in-process contestants take turns; their p50 and p99 are the means over the turns.")
     if bigram := trigen.get(BIGRAM_UNDER_LOAD):
@@ -131,7 +131,7 @@ def _notes(results: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _limits(objectives: dict[str, float]) -> str:
-    return ", ".join(f"{name} {limit * 1000:.0f} ms" for name, limit in objectives.items())
+    return ", ".join(f"{name.upper()} {limit * 1000:.0f} ms" for name, limit in objectives.items())
 
 
 def _plot(directory: Path, results: dict[str, dict[str, Any]]) -> None:

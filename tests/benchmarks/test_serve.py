@@ -155,7 +155,7 @@ def test_a_peer_is_prepared_started_and_measured(
     assert comparison.results.loads["peer"]["questions"][8]["goodput"] > 0
     assert comparison.results.vllm_bench == {}
     comparison.measure_peer("broken", Server(server.command, "/health", server.send, preparation=[sys.executable, "-c", "exit(3)"]))
-    assert "broken: " in capsys.readouterr().err
+    assert "broken: CalledProcessError: " in capsys.readouterr().err
     assert comparison.results.starts.keys() == {"peer"}
 
 
@@ -193,7 +193,7 @@ def test_the_report_has_a_table_for_each_part_that_was_measured(tmp_path: Path) 
     results.starts = {"trigen": {"ready": 3.42, "first_token": 3.53, "gb": 0.66}}
     text = write(tmp_path, results)
     assert "| completions | 8 | llama.cpp | 50 | 2.00 | 1.5 | 10 | 20 | 500 | 600 | 0.90 | 7 | 1 | 1.25 |" in text
-    assert "completions: ttft 1000 ms, tpot 100 ms; questions: e2el 1000 ms" in text
+    assert "completions: TTFT 1000 ms, TPOT 100 ms; questions: E2EL 1000 ms" in text
     assert "| trigen | 3.4 | 3.5 | 0.7 |" in text
     assert "vLLM's own client" not in text
     results.vllm_bench = {"trigen": {"completions": {8: VLLM_CELL | {"completed": 48, "failed": 0}}}}
