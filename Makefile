@@ -17,6 +17,8 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_BENCH := $(VENV)/.installed-bench
 PEERS := $(VENV)-peers/.installed
 VLLM := $(VENV)-vllm/.installed
+LLAMA := $(VENV)-llama/.installed
+LLAMA_CPP := llama-cpp-python==0.3.36
 VLLM_GPU := $(VENV)-vllm-gpu/.installed
 INSTALLED_GPU := $(VENV)/.installed-gpu
 CLIENTS := $(VENV)-clients/.installed
@@ -63,7 +65,7 @@ bench-train: $(INSTALLED_BENCH) ## compare the fine-tuning with TRL and a plain 
 bench-baselines: $(INSTALLED_BENCH) ## compare the word models with markovify, nltk and nn.LSTM, 3 minutes; BENCH="…" adds flags
 	$(BIN)/python -m benchmarks.baselines $(BENCH)
 
-bench-serve: $(INSTALLED_BENCH) $(PEERS) $(VLLM) ## compare the service with transformers serve, LitServe and vLLM, 25 minutes; BENCH="…"
+bench-serve: $(INSTALLED_BENCH) $(PEERS) $(VLLM) $(LLAMA) ## compare the service with transformers serve, LitServe, vLLM and llama.cpp, 35 minutes; BENCH="…"
 	$(BIN)/python -m benchmarks.serve $(BENCH)
 
 bench-gpu: $(INSTALLED_GPU) $(VLLM_GPU) ## measure training and serving on one GPU, half an hour; BENCH="--dataset DIR" adds flags, BENCH=--quick tries it out
@@ -167,4 +169,22 @@ $(VLLM): benchmarks/serving/requirements-vllm.txt
 	@echo "Installing $< into $(@D): vLLM for CPUs, a few minutes."
 	@$(PYTHON) -m venv $(@D)
 	-@$(@D)/bin/$(PIP_INSTALL) $< && $(@D)/bin/pip uninstall -q -y torchvision torchaudio torchcodec
+	@touch $@
+
+# llama.cpp's server, from the sources that its Python bindings bring. If there is no C++ compiler, the build fails (the leading `-` ignores
+# that) and the benchmark runs without llama.cpp. GCC before 12.4 and 13.3 drops stores to the tile configuration before
+# _tile_loadconfig (https://gcc.gnu.org/PR114098), and the server crashes on processors with AMX
+# (https://github.com/ggml-org/llama.cpp/pull/26954; https://github.com/ggml-org/llama.cpp/issues/20824 looks the same). The barrier keeps them.
+$(LLAMA): benchmarks/serving/requirements-llama.txt
+	@echo "Building llama.cpp's server in $(@D): twelve minutes on two cores."
+	@$(PYTHON) -m venv $(@D)
+	-@$(@D)/bin/$(PIP_INSTALL) $< && \
+		$(@D)/bin/pip download -q --disable-pip-version-check --no-deps --no-binary llama-cpp-python --dest $(@D) $(LLAMA_CPP) && \
+		mkdir -p $(@D)/llama.cpp && \
+		tar -xzf $(@D)/llama_cpp_python-*.tar.gz -C $(@D)/llama.cpp --strip-components=3 --wildcards '*/vendor/llama.cpp' && \
+		sed -i 's|_tile_loadconfig(&tc);|asm volatile("" :: "r"(\&tc) : "memory"); &|' $(@D)/llama.cpp/ggml/src/ggml-cpu/amx/mmq.cpp && \
+		export PATH="$(abspath $(@D))/bin:$$PATH" && \
+		cmake -S $(@D)/llama.cpp -B $(@D)/build -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DLLAMA_CURL=OFF \
+			-DLLAMA_BUILD_SERVER=ON -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF && \
+		cmake --build $(@D)/build --target llama-server
 	@touch $@

@@ -81,7 +81,7 @@ def measure(name: str, artifact: Path, dataset: str, questions: int, seconds: fl
         completions = LOADS["completions"](directory)
         for concurrency in CONCURRENCIES:
             measured = raw.run_load(completions, concurrency, seconds)
-            result[f"tokens_per_second_{concurrency}"] = measured.summary()["tokens_per_second"]
+            result[f"tokens_per_second_{concurrency}"] = measured.summary("completions")["tokens_per_second"]
         for load in ("questions", "one passage"):
             outcomes = raw.run_load(LOADS[load](directory), 1, seconds).outcomes
             result[f"{load} p50"] = quantile([outcome.finished - outcome.started for outcome in outcomes if outcome.finished], 50)

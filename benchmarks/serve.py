@@ -1,15 +1,16 @@
-"""Compare the service with its peers over HTTP: `make bench-serve`, about 25 minutes.
+"""Compare the service with its peers over HTTP: `make bench-serve`, about 35 minutes.
 
 All servers run the same model on the same machine, and only one is under load at a time. The model is GPT-2 small with random weights,
-which never end a text, so all generate equally many tokens. trigen and openvino-genai run int8 weights, the other servers bf16.
+which never end a text, so all generate equally many tokens. trigen, openvino-genai and llama.cpp run int8 weights, the others bf16.
 
     completions   prompts of 16 tokens, 64 to 100 new tokens, sampled; streamed if the server can
     questions     each about a new passage of 150 words; 6 new tokens, greedy
     one passage   the same, but all about one passage
 
 A load runs with 1, 8 and 32 clients ("one passage" with 1 only); each sends its next request as soon as it has an answer. For comparison,
-openvino-genai itself, the service's upper limit, and transformers' `generate` run without HTTP. Writes serve.md, serve.json and serve.png
-to runs/bench-serve/.
+openvino-genai itself, the service's upper limit, and transformers' `generate` run without HTTP. If vLLM is installed, its own client,
+`vllm bench serve`, then measures trigen, vLLM and llama.cpp with completions and questions, all greedy. Servers that are not installed are
+left out. Writes serve.md, serve.json and serve.png to runs/bench-serve/.
 """
 
 import argparse
@@ -17,20 +18,24 @@ import asyncio
 import os
 import shutil
 import statistics
+import subprocess
 import sys
-from contextlib import ExitStack
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 import uvloop
 
-from benchmarks.serving.client import LoadResult, run_load, send_to_bigram
+from benchmarks.serving import vllm_bench
+from benchmarks.serving.client import LoadResult, run_load, send_once, send_to_bigram
 from benchmarks.serving.in_process import RunLoad, in_process
 from benchmarks.serving.loads import LOADS
 from benchmarks.serving.process import PROJECT
-from benchmarks.serving.report import BIGRAM_UNDER_LOAD, write
-from benchmarks.serving.servers import Server, memory, running, servers
+from benchmarks.serving.report import BIGRAM_UNDER_LOAD, Results, write
+from benchmarks.serving.servers import VLLM, Server, memory, running, servers
 from benchmarks.train import random_gpt2
 
 DIRECTORY = PROJECT / "runs/bench-serve"
@@ -79,12 +84,12 @@ class Comparison:
     def __init__(self, artifact: Path, directory: Path, seconds: float, total: int) -> None:
         self.artifact, self.directory, self.seconds = artifact, directory, seconds
         self.finished, self.total = 0, total
-        self.results: dict[str, dict[str, Any]] = {}
+        self.results = Results()
 
     def measure_service(self, server: Server) -> None:
         """Measure trigen in turns with the in-process contestants, and its bigram while 32 completions keep the LLM busy."""
         with ExitStack() as stack:
-            url, process = stack.enter_context(running(server, self.directory / "trigen.log"))
+            url, process = stack.enter_context(self._started("trigen", server))
             raw, *generate = (stack.enter_context(in_process(name, self.artifact)) for name in ("raw", *GENERATE))
             pair = [("raw", raw), ("trigen", self._over_http(server, url, process))]
             for load, concurrency in CELLS:
@@ -97,7 +102,8 @@ class Comparison:
                 for name, summaries in rounds.items():
                     self._add(name, load, concurrency, pooled(summaries))
             bigram = uvloop.run(_bigram_under_load(url, server, self.artifact, self.seconds))
-            self.results["trigen"][BIGRAM_UNDER_LOAD] = bigram.summary()
+            self.results.loads["trigen"][BIGRAM_UNDER_LOAD] = bigram.summary("completions")
+            self._measure_with_vllm("trigen", server, url)
 
     def measure_peer(self, name: str, server: Server) -> None:
         """Measure another server. A failure is printed and does not end the comparison."""
@@ -105,27 +111,54 @@ class Comparison:
             _print(f"{name}: left out, {server.command[0]} is not installed")
             return
         try:
-            with running(server, self.directory / f"{name}.log") as (url, process):
+            if server.preparation:
+                with (self.directory / f"{name}-preparation.log").open("w") as log:
+                    subprocess.run(server.preparation, cwd=PROJECT, stdout=log, stderr=log, check=True)
+            with self._started(name, server) as (url, process):
                 run = self._over_http(server, url, process)
                 for load, concurrency in CELLS:
                     try:
                         self._add(name, load, concurrency, run(load, concurrency, self.seconds))
                     except Exception as error:
                         _print(f"{name}, {load}, {concurrency} at once: {error!r}")
-        except RuntimeError as error:
-            _print(f"{name}: {error}")
+                self._measure_with_vllm(name, server, url)
+        except Exception as error:
+            _print(f"{name}: {type(error).__name__}: {error}")
+
+    @contextmanager
+    def _started(self, name: str, server: Server) -> Iterator[tuple[str, psutil.Process]]:
+        """Start a server and record how long it takes until it is ready and until its first token, and its memory then."""
+        request = replace(next(LOADS["completions"](self.artifact)), length=1)
+        started = time.perf_counter()
+        with running(server, self.directory / f"{name}.log") as (url, process):
+            ready = time.perf_counter() - started
+            uvloop.run(send_once(url, server.send, request))
+            first_token = time.perf_counter() - started
+            self.results.starts[name] = {"ready": ready, "first_token": first_token, "gb": memory(process)}
+            yield url, process
+
+    def _measure_with_vllm(self, name: str, server: Server, url: str) -> None:
+        """Measure a server with vLLM's client, if there is one and the server has the API for it. A failure is printed."""
+        python = VLLM / "python"
+        if server.bench_flags is None or not python.exists():
+            return
+        try:
+            directory = self.directory / f"{name}-vllm-bench"
+            self.results.vllm_bench[name] = vllm_bench.measure(python, url, self.artifact, server.bench_flags, self.seconds, directory)
+        except subprocess.SubprocessError as error:
+            _print(f"{name}, vLLM's client: {error}")
 
     def _over_http(self, server: Server, url: str, process: psutil.Process) -> RunLoad:
         loads = {name: make(self.artifact) for name, make in LOADS.items()}  # kept across loads, so that no prompt repeats
 
         def run(load: str, concurrency: int, seconds: float) -> dict[str, float]:
             result = uvloop.run(run_load(url, server.send, loads[load], concurrency, seconds))
-            return result.summary() | {"gb": memory(process)}
+            return result.summary(load) | {"gb": memory(process)}
 
         return run
 
     def _add(self, name: str, load: str, concurrency: int, metrics: dict[str, float]) -> None:
-        self.results.setdefault(name, {}).setdefault(load, {})[concurrency] = metrics
+        self.results.loads.setdefault(name, {}).setdefault(load, {})[concurrency] = metrics
         self.finished += 1
         rate = f"{metrics['tokens_per_second']:,.0f} tokens/s"
         _print(f"[{self.finished}/{self.total}] {name}, {load}, {concurrency} at once: {rate}")

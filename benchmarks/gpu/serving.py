@@ -34,7 +34,7 @@ def measure(options: Options, name: str) -> Result:
         clients: Result = {
             str(concurrency): uvloop.run(
                 run_load(url, server.send, load, concurrency, QUICK_SECONDS if options.quick else SECONDS)
-            ).summary()
+            ).summary("completions")
             for concurrency in (QUICK_CONCURRENCIES if options.quick else CONCURRENCIES)
         }
         return {"clients": clients, "memory_gb": memory(process)}

@@ -4,13 +4,13 @@ import asyncio
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 
-from benchmarks.serving.loads import GREEDY, SAMPLING, SampleRequest
+from benchmarks.serving.loads import GREEDY, OBJECTIVES, SAMPLING, SampleRequest
 
 FIRST_ANSWER_TIMEOUT = 4
 """The timeout of the first answers, in multiples of the load's duration."""
@@ -32,6 +32,17 @@ class Outcome:
         self.events += events
         self.tokens += tokens
 
+    def meets(self, objectives: Mapping[str, float]) -> bool:
+        """Return whether the request has finished and met all `objectives`, which are named as in `OBJECTIVES`."""
+        if not self.finished or not self.first_token:
+            return False
+        latencies = {
+            "ttft": self.first_token - self.started,
+            "tpot": (self.finished - self.first_token) / max(1, self.tokens - 1),
+            "e2el": self.finished - self.started,
+        }
+        return all(latencies[name] <= limit for name, limit in objectives.items())
+
 
 Sender = Callable[[aiohttp.ClientSession, str, SampleRequest, Outcome], Any]
 """Send a request to the server at a URL and record the tokens as they arrive."""
@@ -44,9 +55,11 @@ class LoadResult:
     seconds: float
     outcomes: list[Outcome] = field(default_factory=list)
 
-    def summary(self) -> dict[str, float]:
-        """Return tokens/s, numbers of answers, seconds to the first token and to the answer (p50, p99), and slowest over fastest.
+    def summary(self, load: str) -> dict[str, float]:
+        """Return tokens/s, goodput in requests/s, numbers of answers, seconds to the first token and to the answer (p50, p99), and slowest
+        over fastest.
 
+        Goodput is the share of the answers that meet the objectives of `load`, times tokens/s over the mean number of tokens in an answer.
         Slowest over fastest compares the tokens/s of requests that started after the first answer: earlier ones find an idle server.
 
         A server that streams gets credit for the requests that the end of the load cut off. Their tokens are estimated from their events:
@@ -66,8 +79,11 @@ class LoadResult:
         first_answer = min((outcome.finished for outcome in finished if outcome.finished), default=0.0)
         steady = [outcome for outcome in finished if outcome.started > first_answer] or finished
         rates = [outcome.tokens / (outcome.finished - outcome.started) for outcome in steady if outcome.finished]
+        tokens_per_second = (tokens + cut_off_tokens) / seconds
+        good = sum(outcome.meets(OBJECTIVES[load]) for outcome in finished)
         return {
-            "tokens_per_second": (tokens + cut_off_tokens) / seconds,
+            "tokens_per_second": tokens_per_second,
+            "goodput": tokens_per_second * good / tokens if tokens else 0.0,  # good / answers * tokens_per_second / (tokens / answers)
             "answers": len(finished),
             "cut_off": len(self.outcomes) - len(finished),
             **{f"first_token_p{percent}": quantile(to_first_token, percent) for percent in (50, 99)},
@@ -116,6 +132,12 @@ async def run_load(url: str, send: Sender, load: Iterator[SampleRequest], concur
     return result
 
 
+async def send_once(url: str, send: Sender, request: SampleRequest) -> None:
+    """Send one request and wait for its answer."""
+    async with aiohttp.ClientSession() as session:
+        await send(session, url, request, Outcome(0.0))
+
+
 async def send_to_trigen(session: aiohttp.ClientSession, url: str, request: SampleRequest, outcome: Outcome) -> None:
     """Send a question to `/answer_question` and a completion to `/generate_with_llm`, which streams."""
     if request.question:
@@ -140,13 +162,18 @@ async def send_to_litserve(session: aiohttp.ClientSession, url: str, request: Sa
     await _receive_answer(session, f"{url}/predict", body, outcome, request.length)
 
 
-def openai_sender(model: str, sampling: dict[str, Any] = SAMPLING, **fields: Any) -> Sender:
-    """Return a sender that streams from `/v1/completions`; `sampling` has the server's own parameter names, `fields` go into every body."""
+def openai_sender(model: str, sampling: dict[str, Any] = SAMPLING, *, keep_alive: bool = True, **fields: Any) -> Sender:
+    """Return a sender that streams from `/v1/completions`; `sampling` has the server's own parameter names, `fields` go into every body.
+
+    Without `keep_alive`, each request has its own connection.
+    """
+    headers = None if keep_alive else {"Connection": "close"}
 
     async def send(session: aiohttp.ClientSession, url: str, request: SampleRequest, outcome: Outcome) -> None:
         params = GREEDY if request.question else sampling | {"seed": request.seed}
         body = {"model": model, "prompt": request.prompt, "max_tokens": request.length, "stream": True} | params | fields
-        *_, last = (event for event in await _receive_events(session, f"{url}/v1/completions", body, outcome) if b'"usage":{' in event)
+        events = await _receive_events(session, f"{url}/v1/completions", body, outcome, headers)
+        *_, last = (event for event in events if b'"usage":{' in event)
         outcome.tokens = json.loads(last)["usage"]["completion_tokens"]
 
     return send
@@ -159,10 +186,12 @@ async def _receive_answer(session: aiohttp.ClientSession, url: str, body: dict[s
         outcome.record(tokens)
 
 
-async def _receive_events(session: aiohttp.ClientSession, url: str, body: dict[str, Any], outcome: Outcome) -> list[bytes]:
+async def _receive_events(
+    session: aiohttp.ClientSession, url: str, body: dict[str, Any], outcome: Outcome, headers: Mapping[str, str] | None = None
+) -> list[bytes]:
     """Return the data of a stream's events. They are split after the stream has ended, to leave the processors to the server."""
     received = bytearray()
-    async with session.post(url, json=body) as response:
+    async with session.post(url, json=body, headers=headers) as response:
         response.raise_for_status()
         async for chunk in response.content.iter_any():
             outcome.record(events=chunk.count(b"data: "))

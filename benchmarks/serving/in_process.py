@@ -145,7 +145,7 @@ def main() -> None:
     loads = {name: make(arguments.artifact) for name, make in LOADS.items()}  # kept across loads, so that no prompt repeats
     for line in sys.stdin:
         load, concurrency, seconds = json.loads(line)
-        metrics = contestant.run_load(loads[load], concurrency, seconds).summary()
+        metrics = contestant.run_load(loads[load], concurrency, seconds).summary(load)
         print(json.dumps(metrics | {"gb": psutil.Process().memory_full_info().pss / 1e9}), flush=True)
 
 

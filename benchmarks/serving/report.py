@@ -2,11 +2,14 @@
 
 import json
 import math
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from matplotlib import pyplot as plt
 
+from benchmarks.serving.loads import OBJECTIVES
+from benchmarks.serving.vllm_bench import Measured
 from training.figures import save_figure, table
 
 LABELS = {
@@ -15,17 +18,46 @@ LABELS = {
     "generate-bf16": "transformers generate, bf16, in process",
 }
 MEASURES = (
-    "tokens/s", "trigen is faster by", "first token p50, ms", "p99", "answer p50, ms", "p99", "slowest/fastest", "answers", "cut off", "GB",
+    "tokens/s", "trigen is faster by", "goodput, requests/s", "first token p50, ms", "p99", "answer p50, ms", "p99", "slowest/fastest",
+    "answers", "cut off", "GB",
 )  # fmt: skip
+VLLM_MEASURES = ("tokens/s", "goodput, requests/s", "TTFT p50, ms", "p99", "TPOT p50, ms", "answers", "failed")
+VLLM_METRICS = ("p50_ttft_ms", "p99_ttft_ms", "p50_tpot_ms", "completed", "failed")
 LATENCIES = ("first_token_p50", "first_token_p99", "answer_p50", "answer_p99")
 BIGRAM_UNDER_LOAD = "bigram beside 32 completions"
+VLLM_NOTE = (
+    "`vllm bench serve` calls each server's OpenAI API. All servers get the same prompts and answer greedily. Towards the end of a run, "
+    "fewer requests are left than may run at once. Goodput has the limits above."
+)
+START_NOTE = (
+    "Seconds from the server's command. The memory (PSS) is that of the idle server after its first token: "
+    "with continuous batching, `transformers serve` allocates its cache only then."
+)
 
 
-def write(directory: Path, results: dict[str, dict[str, Any]]) -> str:
+@dataclass
+class Results:
+    """What was measured, by server."""
+
+    loads: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """For each load and number of concurrent requests, `LoadResult.summary` and the memory in GB."""
+    starts: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Seconds from the command to readiness and to the first token, and the memory in GB then."""
+    vllm_bench: dict[str, Measured] = field(default_factory=dict)
+    """What vLLM's client measured."""
+
+
+def write(directory: Path, results: Results) -> str:
     """Write serve.md, serve.json and serve.png; return the text of serve.md."""
-    (directory / "serve.json").write_text(json.dumps(results, indent=2) + "\n")
-    _plot(directory, results)
-    text = "\n\n".join([table(("load", "at once", "", *MEASURES), _rows(results)), *_notes(results)])
+    (directory / "serve.json").write_text(json.dumps(asdict(results), indent=2) + "\n")
+    _plot(directory, results.loads)
+    parts = [table(("load", "at once", "", *MEASURES), _rows(results.loads)), *_notes(results.loads)]
+    if results.vllm_bench:
+        parts += ["## The same with vLLM's own client", table(("load", "at once", "", *VLLM_MEASURES), _vllm_rows(results.vllm_bench))]
+        parts += [VLLM_NOTE]
+    starts = [(name, *(f"{start[measure]:.1f}" for measure in ("ready", "first_token", "gb"))) for name, start in results.starts.items()]
+    parts += ["## Start and memory", table(("", "ready after, s", "first token after, s", "GB"), starts), START_NOTE]
+    text = "\n\n".join(parts)
     (directory / "serve.md").write_text(f"{text}\n\n![Tokens/s](serve.png)\n")
     return text
 
@@ -44,6 +76,7 @@ def _rows(results: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
                         LABELS.get(name, name),
                         f"{cell['tokens_per_second']:,.0f}",
                         "" if name == "trigen" else _format(_advantage(trigen, cell, load, concurrency), ".2f"),
+                        f"{cell['goodput']:.1f}",
                         *(_format(cell[latency] * 1000, ",.0f") for latency in LATENCIES),
                         _format(cell["slowest_over_fastest"], ".2f"),
                         f"{cell['answers']:.0f}",
@@ -51,6 +84,16 @@ def _rows(results: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
                         f"{cell['gb']:.2f}",
                     )
                 )
+    return rows
+
+
+def _vllm_rows(results: dict[str, Measured]) -> list[tuple[str, ...]]:
+    rows = []
+    for load, concurrency in [(load, concurrency) for load, cells in next(iter(results.values())).items() for concurrency in cells]:
+        for name, loads in results.items():
+            cell = loads[load][concurrency]
+            rates = (f"{cell['output_throughput']:,.0f}", f"{cell['request_goodput']:.1f}")
+            rows.append((load, str(concurrency), name, *rates, *(f"{cell[metric]:,.0f}" for metric in VLLM_METRICS)))
     return rows
 
 
@@ -67,7 +110,13 @@ def _format(value: float, specification: str) -> str:
 
 def _notes(results: dict[str, dict[str, Any]]) -> list[str]:
     trigen = results.get("trigen", {})
-    notes = ["trigen and openvino-genai run int8 weights. transformers, LitServe and vLLM run bf16, unless the table says fp32."]
+    limits = "; ".join(f"{load}: {_limits(objectives)}" for load, objectives in OBJECTIVES.items())
+    notes = [
+        "trigen, openvino-genai and llama.cpp (Q8_0) run int8 weights. transformers, LitServe and vLLM run bf16, unless the table says "
+        "fp32.",
+        f"Goodput counts the requests that met every limit of their load ({limits}). TTFT is the time to the first token, TPOT the time "
+        "per token after it, E2EL the time to the answer. Where a server does not stream, the first token comes with the answer.",
+    ]
     notes.append("trigen and the in-process contestants take turns; their p50 and p99 are the means over the turns.")
     if bigram := trigen.get(BIGRAM_UNDER_LOAD):
         notes.append(
@@ -79,6 +128,10 @@ def _notes(results: dict[str, dict[str, Any]]) -> list[str]:
         ratio = new_passage / same_passage
         notes.append(f"Questions about one passage are answered {ratio:.1f} times as fast as questions with a new passage each (p50).")
     return notes
+
+
+def _limits(objectives: dict[str, float]) -> str:
+    return ", ".join(f"{name.upper()} {limit * 1000:.0f} ms" for name, limit in objectives.items())
 
 
 def _plot(directory: Path, results: dict[str, dict[str, Any]]) -> None:

