@@ -123,6 +123,11 @@ class LLM:
             self._spellings[id] = text
         return self._spellings[id]
 
+    def question_prompt(self, question: str, context: str | None) -> str:
+        """Return what the model reads of a question at first."""
+        template = undecided_prompt if self._abstains_on(context) else question_prompt
+        return template(question, context, self.prompt_order)
+
     async def ask(self, question: str, context: str | None, params: SamplingParams) -> AsyncGenerator[Token]:
         """Generate the answer to a question, or `DECLINED` if the context does not tell: see `TextModel.stream`."""
         if self._abstains_on(context):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,17 @@ def context_length(config: dict[str, Any]) -> int:
 def encode(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     """Return the ids of a prompt. Raises `UnknownIds` if the prompt contains an id outside the vocabulary."""
     if isinstance(prompt, str):
-        ids: list[int] = tokenizer.encode(prompt).ids
-        return ids
+        return list(_encode_text(tokenizer, prompt))
     size = tokenizer.get_vocab_size()
     if unknown := [id for id in prompt if not 0 <= id < size]:
         raise UnknownIds(f"{unknown[0]} is not a token id of this model, which has {size:,} tokens")
     return list(prompt)
+
+
+@lru_cache(maxsize=64)
+def _encode_text(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    """Return the ids of a text. The service counts the tokens of a prompt before the engine reads it, which finds them here."""
+    return tuple(tokenizer.encode(text).ids)
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:

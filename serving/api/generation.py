@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import Response
 
 from models.answering.answers import AnswerOptions
-from models.answering.prompts import is_question, question_prompt
+from models.answering.prompts import is_question
 from models.base import SamplingParams, TextModel, Token
 from models.llm import LLM
 from serving.api.schemas import AnswerCandidate, AnswerResponse, GenerateEvent, GenerateResponse, sampling_params
@@ -28,7 +28,7 @@ async def continue_or_answer(
     asks = is_question(start_word)
     params = sampling_params(**sampling, stream=stream, greedy_by_default=asks)
     if asks:
-        prompt = question_prompt(start_word, context, served.model.prompt_order)
+        prompt = served.model.question_prompt(start_word, context)
         tokens = served.model.ask(start_word, context, params)
     else:
         prompt = f"{context}\n{start_word}" if context else start_word
@@ -39,7 +39,7 @@ async def continue_or_answer(
 async def answer_question(served: ServedModel[LLM], question: str, context: str, answers: int, **options: Any) -> AnswerResponse:
     """Answer a question from a passage, or decline. `options` are the other fields of `AnswerOptions`."""
     generation = Generation(served, "context")
-    prompt = question_prompt(question, context, served.model.prompt_order)
+    prompt = served.model.question_prompt(question, context)
     text = generation.measure(await served.count(prompt), streamed=False)
     async with generation.slot():
         with generation.problems(), text:
