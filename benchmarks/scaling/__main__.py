@@ -1,8 +1,8 @@
-"""Measure how the cost of serving grows: `make bench-scaling`, about seven minutes on two cores.
+"""Measure how the cost of serving grows: `make bench-scaling`, about five minutes on two cores.
 
     limits      how fast the machine reads memory, and its rates of int8 and bf16 products: what no engine can exceed
-    engine      completions with 1 to 256 at once, by openvino-genai itself, in process
-    requests    the same by the service over HTTP: tokens/s, and the time to an answer
+    engine      completions with 1, 8, 32 and 128 at once, by openvino-genai itself, in process
+    requests    completions with 1 to 256 at once, by the service over HTTP: tokens/s, and the time to an answer
     prompts     prompts of 16 to 4,000 tokens, one at a time: the time to the first token
     cores       the service on 1, 2, 4 and 8 cores, as far as the machine has them: completions, and a prompt of 256 tokens
 
@@ -42,7 +42,7 @@ def main() -> None:
     """Run the parts, write the report and print it."""
     parser = argparse.ArgumentParser(prog="benchmarks.scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base-model", help="a directory or Hub id (default: GPT-2 small with random weights)")
-    parser.add_argument("--seconds", type=float, default=6, help="the duration of a load; longer with more than 64 at once (default: 6)")
+    parser.add_argument("--seconds", type=float, default=5, help="the duration of a load; longer with more than 64 at once (default: 5)")
     parser.add_argument("--only", nargs="+", choices=PARTS, help="the parts to measure (default: all)")
     parser.add_argument(
         "--directory", type=Path, default=PROJECT / "runs/bench-scaling", help="where to write (default: runs/bench-scaling)"

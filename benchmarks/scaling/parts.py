@@ -21,7 +21,7 @@ from benchmarks.serving.servers import Server, running, servers
 from benchmarks.train import flops_per_token
 from models.engines.tokenization import ModelLimits
 
-AT_ONCE = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+AT_ONCE, ENGINE_AT_ONCE = (1, 2, 4, 8, 16, 32, 64, 128, 256), (1, 8, 32, 128)
 PROMPTS = (16, 64, 256, 1_000, 2_000, 4_000)
 CORES, CORES_AT_ONCE, CORES_PROMPT = (1, 2, 4, 8), (1, 8, 32), 256
 MIN_PROMPTS = 3
@@ -75,7 +75,7 @@ def measure_limits(options: Options) -> Result:
 def measure_engine(options: Options) -> Result:
     """Measure completions on openvino-genai itself, in process, with more and more at once."""
     with in_process("raw", options.artifact) as run:
-        return {str(at_once): run("completions", at_once, options.load_seconds(at_once)) for at_once in AT_ONCE}
+        return {str(at_once): run("completions", at_once, options.load_seconds(at_once)) for at_once in ENGINE_AT_ONCE}
 
 
 def measure_requests(options: Options) -> Result:

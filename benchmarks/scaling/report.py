@@ -86,7 +86,7 @@ def _requests_section(results: Result) -> str:
                 at_once,
                 f"{tokens:,.0f}",
                 f"{tokens / most_tokens(results, int(at_once)):.0%}",
-                f"{engine[at_once]['tokens_per_second']:,.0f}" if engine else "–",
+                f"{engine[at_once]['tokens_per_second']:,.0f}" if at_once in engine else "–",
                 *(f"{1000 * cell[name]:,.0f}" for name in ("first_token_p50", "first_token_p99", "answer_p50", "answer_p99")),
                 f"{cell['answers']}",
                 f"{cell['cut_off']}",
@@ -133,7 +133,7 @@ def _cores_section(results: Result) -> str:
 
 def _plot_requests(path: Path, results: Result) -> None:
     cells, engine = results["requests"], results.get("engine", {})
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.2), layout="constrained")
     numbers = [int(number) for number in cells]
     left.plot(numbers, [cell["tokens_per_second"] for cell in cells.values()], "o-", color="black", label="trigen, over HTTP")
     if engine:
