@@ -1,4 +1,4 @@
-"""Measure how the cost of serving grows: `make bench-scaling`, about five minutes on two cores.
+"""Measure how the cost of serving grows: `make bench-scaling`, about six minutes on two cores.
 
     limits      how fast the machine reads memory, and its rates of int8 and bf16 products: what no engine can exceed
     engine      completions with 1, 8, 32 and 128 at once, by openvino-genai itself, in process
@@ -42,7 +42,7 @@ def main() -> None:
     """Run the parts, write the report and print it."""
     parser = argparse.ArgumentParser(prog="benchmarks.scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base-model", help="a directory or Hub id (default: GPT-2 small with random weights)")
-    parser.add_argument("--seconds", type=float, default=5, help="the duration of a load; longer with more than 64 at once (default: 5)")
+    parser.add_argument("--seconds", type=float, default=6, help="the duration of a load; longer with more than 64 at once (default: 6)")
     parser.add_argument("--only", nargs="+", choices=PARTS, help="the parts to measure (default: all)")
     parser.add_argument(
         "--directory", type=Path, default=PROJECT / "runs/bench-scaling", help="where to write (default: runs/bench-scaling)"

@@ -5,7 +5,6 @@
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -48,18 +47,18 @@ def limits(cpus: Collection[int], weight_bytes: int, seconds: float) -> dict[str
 
 
 def read_rate(size: int, seconds: float) -> float:
-    """Return the bytes/s at which all threads together read a buffer of `size` bytes again and again.
+    """Return the most bytes/s at which all threads together read a buffer of `size` bytes again and again.
 
     One as large as the weights is read as they are in a step that generates one token, from a cache if they fit.
     """
     import torch
 
     buffer, vector = torch.ones(size // 4096, 1024), torch.ones(1024)
-    return 4 * buffer.numel() / _median_time(lambda: buffer @ vector, seconds)
+    return 4 * buffer.numel() / _shortest_time(lambda: buffer @ vector, seconds)
 
 
 def product_rate(precision: str, seconds: float, size: int = SIZE) -> tuple[float, str]:
-    """Return the operations/s in products of square matrices in int8 or bf16, and the name of OpenVINO's kernel.
+    """Return the most operations/s in products of square matrices in int8 or bf16, and the name of OpenVINO's kernel.
 
     The products are a chain, each with weights of its own, as in a model; in int8, `FakeQuantize` has static scales for both operands.
     """
@@ -82,11 +81,12 @@ def product_rate(precision: str, seconds: float, size: int = SIZE) -> tuple[floa
     properties = {"INFERENCE_PRECISION_HINT": "f32" if precision == "int8" else "bf16", "PERF_COUNT": "YES"}
     request = ov.Core().compile_model(ov.Model([outputs], [inputs], "products"), "CPU", properties).create_infer_request()
     request.set_input_tensor(ov.Tensor(rng.standard_normal((size, size), dtype=np.float32)))
-    rate = PRODUCTS * 2 * size**3 / _median_time(request.infer, seconds)
+    rate = PRODUCTS * 2 * size**3 / _shortest_time(request.infer, seconds)
     return rate, max(request.profiling_info, key=lambda node: node.real_time).exec_type
 
 
-def _median_time(run: Callable[[], Any], seconds: float) -> float:
+def _shortest_time(run: Callable[[], Any], seconds: float) -> float:
+    """Return the shortest time of `run` within `seconds`: a limit is what the machine can do when nothing disturbs it."""
     run()  # warm-up
     times: list[float] = []
     end = time.perf_counter() + seconds
@@ -94,7 +94,7 @@ def _median_time(run: Callable[[], Any], seconds: float) -> float:
         started = time.perf_counter()
         run()
         times.append(time.perf_counter() - started)
-    return statistics.median(times)
+    return min(times)
 
 
 def main() -> None:
