@@ -133,7 +133,7 @@ def _cores_section(results: Result) -> str:
 
 def _plot_requests(path: Path, results: Result) -> None:
     cells, engine = results["requests"], results.get("engine", {})
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.2), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.1), layout="constrained")
     numbers = [int(number) for number in cells]
     left.plot(numbers, [cell["tokens_per_second"] for cell in cells.values()], "o-", color="black", label="trigen, over HTTP")
     if engine:
