@@ -40,7 +40,7 @@ def test_the_script_measures_every_part(tmp_path: Path) -> None:
     assert [*results["prompts"]] == [str(length) for length in PROMPTS]
     assert [*results["cores"]] == [str(count) for count in core_counts()]
     assert all(cell["answers"] for cell in results["requests"].values())
-    assert (tmp_path / "out/scaling.md").read_text() == done.stdout
+    assert done.stdout.endswith((tmp_path / "out/scaling.md").read_text())
 
     again = run([*command, "--only", "prompts"], tmp_path)
     assert again.returncode == 0, again.stderr
