@@ -30,7 +30,7 @@ SOURCES := train.py service.py generate.py models training serving benchmarks te
 export BENTOML_DO_NOT_TRACK ?= True
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train test test-slow test-load test-faults screenshots bench-train bench-baselines bench-serve bench-gpu report lint types lock image format openapi client client-python \
+.PHONY: help serve train test test-slow test-load test-faults screenshots bench-train bench-baselines bench-serve bench-scaling bench-gpu report lint types lock image format openapi client client-python \
 	client-typescript
 
 help: ## list these commands
@@ -67,6 +67,9 @@ bench-baselines: $(INSTALLED_BENCH) ## compare the word models with markovify, n
 
 bench-serve: $(INSTALLED_BENCH) $(PEERS) $(VLLM) $(LLAMA) ## compare the service with transformers serve, LitServe, vLLM and llama.cpp, 35 minutes; BENCH="…"
 	$(BIN)/python -m benchmarks.serve $(BENCH)
+
+bench-scaling: $(INSTALLED_BENCH) ## measure how the service's speed grows with requests, prompts and cores, 6 minutes; BENCH="…" adds flags
+	$(BIN)/python -m benchmarks.scaling $(BENCH)
 
 bench-gpu: $(INSTALLED_GPU) $(VLLM_GPU) ## measure training and serving on one GPU, half an hour; BENCH="--dataset DIR" adds flags, BENCH=--quick tries it out
 	$(BIN)/python -m benchmarks.gpu $(BENCH)

@@ -108,11 +108,11 @@ def training_rows(dataset: str) -> Any:
     return split_contexts(answerable(load_splits(dataset).train), ROWS, 0)[0].shuffle(seed=0)
 
 
-def random_gpt2() -> str:
+def random_gpt2(positions: int = 1024) -> str:
     """Return the directory of a GPT-2 small (124 million parameters) with random weights; create it first if necessary."""
-    target = PROJECT / "runs/base-models/random-gpt2"
+    target = PROJECT / f"runs/base-models/random-gpt2-{positions}"
     if not (target / "model.safetensors").exists():
-        save_random_gpt2(target, words=8000)
+        save_random_gpt2(target, words=8000, n_positions=positions)
     return str(target)
 
 

@@ -21,7 +21,7 @@ def describe(options: Options) -> Result:
     versions = {name: _version(name) for name in PACKAGES}
     described: Result = {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU",
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "memory_gb": psutil.virtual_memory().total / 1e9,
         "python": platform.python_version(),
@@ -44,7 +44,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the name of the processor."""
     try:
         names = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.reading import compile_model, read_prompts
+from benchmarks.serving.reading import compile_model, read_prompts
 from training.export.openvino_ir import export_openvino
 
 

@@ -1,6 +1,6 @@
 """Profile how the CPU engine reads a prompt: the time of each kind of operation, for the ways to multiply int8 weights.
 
-    python -m benchmarks.reading --artifact runs/…/llm
+    python -m benchmarks.serving.reading --artifact runs/…/llm
 
 openvino-genai does not show its compiled model, so the same graph is compiled here: with paged attention, and with logits of the last
 token alone. Each row of the table is one way of multiplying, each column a kind of operation, in milliseconds for one prompt.
