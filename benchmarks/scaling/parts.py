@@ -83,7 +83,7 @@ def measure_requests(options: Options) -> Result:
     server, load = options.server(TRIGEN_MAX_TEXTS=str(max(AT_ONCE))), LOADS["completions"](options.artifact)
     with running(server, options.directory / "requests.log") as (url, _):
         return {
-            str(at_once): uvloop.run(run_load(url, send_to_trigen, load, at_once, options.load_seconds(at_once))).summary()
+            str(at_once): uvloop.run(run_load(url, send_to_trigen, load, at_once, options.load_seconds(at_once))).summary("completions")
             for at_once in AT_ONCE
         }
 
@@ -106,7 +106,7 @@ def measure_cores(options: Options) -> Result:
             completions: Result = {}
             for at_once in CORES_AT_ONCE:
                 before, started = _processor_seconds(process), time.perf_counter()
-                completions[str(at_once)] = uvloop.run(run_load(url, send_to_trigen, load, at_once, options.seconds)).summary()
+                completions[str(at_once)] = uvloop.run(run_load(url, send_to_trigen, load, at_once, options.seconds)).summary("completions")
                 completions[str(at_once)]["busy"] = (_processor_seconds(process) - before) / (time.perf_counter() - started)
             measured[str(count)] = {"completions": completions, "prompt": _prompts(url, CORES_PROMPT, options.seconds / 2)}
     return measured
