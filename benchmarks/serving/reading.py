@@ -98,8 +98,8 @@ def main() -> None:
     }
     print("| | prompts in a step | ms in all | products | attention | other |\n|---|---|---|---|---|---|")
     for name, way in ways.items():
-        model = compile_model(arguments.artifact, *way)
         for prompts in arguments.prompts:
+            model = compile_model(arguments.artifact, *way)  # anew, because OpenVINO's times are means over all that a model has run
             measured = read_prompts(model, arguments.tokens, prompts)
             cells = " | ".join(f"{measured[kind]:.1f}" for kind in ("in all", *KINDS.values(), "other"))
             print(f"| {name} | {prompts} | {cells} |", flush=True)
