@@ -45,6 +45,7 @@ VARIANTS = {
     "activations in int8 by OpenVINO": Variant(OpenVINOConfig(int8_rows=False)),
     "activations in int8 by groups of 32": with_properties(int8_rows=False, DYNAMIC_QUANTIZATION_GROUP_SIZE="32"),
     "activations not in int8": with_properties(int8_rows=False, DYNAMIC_QUANTIZATION_GROUP_SIZE="0"),
+    "arithmetic in bf16": with_properties(INFERENCE_PRECISION_HINT="bf16"),
     "arithmetic in f32": with_properties(INFERENCE_PRECISION_HINT="f32"),
     "arithmetic and cache in f32": with_properties(INFERENCE_PRECISION_HINT="f32", KV_CACHE_PRECISION="f32"),
     "all in f32": Variant(EXACT),
