@@ -65,7 +65,7 @@ bench-train: $(INSTALLED_BENCH) ## compare the fine-tuning with TRL and a plain 
 bench-baselines: $(INSTALLED_BENCH) ## compare the word models with markovify, nltk and nn.LSTM, 3 minutes; BENCH="…" adds flags
 	$(BIN)/python -m benchmarks.baselines $(BENCH)
 
-bench-serve: $(INSTALLED_BENCH) $(PEERS) $(VLLM) $(LLAMA) ## compare the service with transformers serve, LitServe, vLLM and llama.cpp, 35 minutes; BENCH="…"
+bench-serve: $(INSTALLED_BENCH) $(PEERS) $(VLLM) $(LLAMA) ## compare the service with transformers serve, LitServe, vLLM and llama.cpp, half an hour; BENCH="…"
 	$(BIN)/python -m benchmarks.serve $(BENCH)
 
 bench-scaling: $(INSTALLED_BENCH) ## measure how the service's speed grows with requests, prompts and cores, 6 minutes; BENCH="…" adds flags

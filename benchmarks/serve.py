@@ -1,4 +1,4 @@
-"""Compare the service with its peers over HTTP: `make bench-serve`, about 35 minutes.
+"""Compare the service with its peers over HTTP: `make bench-serve`, about half an hour.
 
 All servers run the same model on the same machine, and only one is under load at a time. The model is GPT-2 small with random weights,
 which never end a text, so all generate equally many tokens. trigen, openvino-genai and llama.cpp run int8 weights, the others bf16.
@@ -173,7 +173,7 @@ async def _bigram_under_load(url: str, server: Server, artifact: Path, seconds: 
     """Run the bigram's load within that of 32 completions: it starts 2 s later and ends about 2 s earlier."""
     completions = asyncio.create_task(run_load(url, server.send, LOADS["completions"](artifact), CONCURRENCIES[-1], seconds))
     await asyncio.sleep(2)
-    result = await run_load(url, send_to_bigram, LOADS["completions"](artifact), 1, seconds - 4)
+    result = await run_load(url, send_to_bigram, LOADS["completions"](artifact), 1, max(1, seconds - 4))
     await completions
     return result
 
