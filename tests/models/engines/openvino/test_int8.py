@@ -13,6 +13,8 @@ from models.base import SamplingParams
 from models.engines import Engine
 from models.engines.openvino import OpenVINOConfig, OpenVINOEngine
 from models.engines.openvino.row_quantization import SAMPLED_TOKENS, has_amx, quantize_rows
+from tests.architectures import ARCHITECTURES, save
+from tests.architectures import build as build_model
 from tests.models.engines.conftest import PROMPTS, build, collect
 from training.export.openvino_ir import export_openvino
 
@@ -42,6 +44,16 @@ def first_logprobs(engine: Engine) -> list[float | None]:
 def test_int8_changes_probabilities_by_its_rounding_only(int8_rows: bool, artifact: Path, int8_artifact: Path) -> None:
     served = first_logprobs(OpenVINOEngine(int8_artifact, OpenVINOConfig(int8_rows=int8_rows)))
     assert served == pytest.approx(first_logprobs(build("transformers", artifact)), abs=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_rows_are_quantized_in_every_architecture(name: str, tiny_base: Path, tmp_path: Path) -> None:
+    directory = save(build_model(name), tmp_path, tiny_base)
+    export_openvino(directory, directory / "openvino")
+    assert quantize_rows(ov.Core().read_model(directory / "openvino/openvino_model.xml")) >= 5
+    with_rows, without = (first_logprobs(OpenVINOEngine(directory, OpenVINOConfig(int8_rows=rows))) for rows in (True, False))
+    assert with_rows == pytest.approx(without, abs=0.15)  # these random weights are large, so rounding shows
 
 
 def test_every_product_with_int8_weights_is_quantized(int8_artifact: Path) -> None:
