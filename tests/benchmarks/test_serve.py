@@ -179,12 +179,21 @@ def test_vllms_client_gets_our_prompts_lengths_and_limits(tiny_base: Path, tmp_p
 
 def test_the_converter_learns_what_it_does_not_know(tmp_path: Path) -> None:
     sources = write_files(tmp_path / "sources", CONVERTER)
-    model = write_files(tmp_path / "model", {"config.json": '{"n_positions": 768}'})
+    model = write_files(tmp_path / "model", {"config.json": '{"model_type": "gpt2", "n_positions": 768}'})
     done = run(["-m", "benchmarks.serving.gguf", str(sources), str(model), str(tmp_path / "model.gguf")], tmp_path)
     assert done.returncode == 0, done.stderr
     config, pre_tokenizers, quantization = json.loads((tmp_path / "model.gguf").read_text())
-    assert config == {"n_positions": 768, "n_ctx": 768}
+    assert config == {"model_type": "gpt2", "n_positions": 768, "n_ctx": 768}
     assert (pre_tokenizers, quantization) == (["llama-bpe", "gpt-2"], "q8_0")
+
+
+def test_an_unknown_tokenizer_of_another_architecture_is_not_taken_for_gpt2s(tmp_path: Path) -> None:
+    sources = write_files(tmp_path / "sources", CONVERTER)
+    model = write_files(tmp_path / "model", {"config.json": '{"model_type": "llama"}'})
+    done = run(["-m", "benchmarks.serving.gguf", str(sources), str(model), str(tmp_path / "model.gguf")], tmp_path)
+    assert "NotImplementedError" in done.stderr
+    assert done.returncode == 1
+    assert not (tmp_path / "model.gguf").exists()
 
 
 def test_the_report_has_a_table_for_each_part_that_was_measured(tmp_path: Path) -> None:

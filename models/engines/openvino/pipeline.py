@@ -41,7 +41,9 @@ def load_pipeline(directory: Path, config: OpenVINOConfig) -> genai.ContinuousBa
     with TemporaryDirectory() as temporary:  # openvino-genai takes nothing but a path
         if (has_amx() if config.int8_rows is None else config.int8_rows) and _save_with_int8_rows(ir, Path(temporary)):
             ir = Path(temporary)
-            properties["INFERENCE_PRECISION_HINT"] = "f32"  # bf16 would round the rows' magnitudes, and that costs 3 % of the bits per byte
+            # OpenVINO keeps all that leads from the last product to the logits in f32, and here that is the rows of every layer. With bf16
+            # for the rest, it converts between the two; f32 throughout is faster (benchmarks/engine_settings.py, "arithmetic in bf16").
+            properties["INFERENCE_PRECISION_HINT"] = "f32"
         return genai.ContinuousBatchingPipeline(ir, scheduler, "CPU", properties | dict(config.properties), {})
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from models.base import PromptTooLong
-from models.engines.tokenization import IncrementalDetokenizer, ModelLimits, load_tokenizer
+from models.engines.tokenization import IncrementalDetokenizer, ModelLimits, encode, load_tokenizer
 
 BYTE_SYMBOLS = pre_tokenizers.ByteLevel.alphabet()
 BYTES = Tokenizer(models.BPE({symbol: n for n, symbol in enumerate(sorted(BYTE_SYMBOLS))}, []))
@@ -60,6 +60,15 @@ def test_a_prompt_is_never_truncated(tmp_path: Path) -> None:
     BYTES.save(str(tmp_path / "tokenizer.json"))
     BYTES.no_truncation()
     assert len(load_tokenizer(tmp_path).encode("lighthouse").ids) == 10
+
+
+def test_a_text_that_was_encoded_before_has_the_ids_of_its_own_tokenizer() -> None:
+    first, second = (Tokenizer(models.WordLevel({"light": id}, unk_token="light")) for id in (3, 5))
+    for _ in range(2):
+        for tokenizer, id in ((first, 3), (second, 5)):
+            ids = encode(tokenizer, "light")
+            assert ids == [id]
+            ids.append(7)  # the caller's list, which is not kept
 
 
 def test_the_name_of_a_control_token_in_a_text_is_text(tmp_path: Path) -> None:
