@@ -6,8 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import openvino as ov
 import pytest
+from openvino import opset13 as ops
 
 from models.base import SamplingParams
 from models.engines import Engine
@@ -61,6 +63,25 @@ def test_every_product_with_int8_weights_is_quantized(int8_artifact: Path) -> No
     layers = json.loads((int8_artifact / "config.json").read_text())["n_layer"]
     assert quantize_rows(model) == 4 * layers + 1  # GPT-2: two products in the attention, two after it, and the head
     assert SAMPLED_TOKENS in {name for port in model.inputs for name in port.get_names()}
+
+
+@pytest.mark.parametrize("transposed", [True, False])
+def test_a_product_of_rows_is_the_product(transposed: bool) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.integers(-127, 128, (32, 64), dtype=np.int8)  # (outputs, inputs)
+    scales = 10.0 ** rng.uniform(-3, 0, (32, 1)).astype(np.float32)
+    inputs = rng.standard_normal((1, 5, 64), dtype=np.float32) * np.array([[[1e-3], [1], [1e3], [0], [7]]], np.float32)
+    stored = (values, scales) if transposed else (values.T, scales.T)
+    weights = ops.multiply(ops.convert(ops.constant(np.ascontiguousarray(stored[0])), "f32"), ops.constant(stored[1]))
+    parameter = ops.parameter([1, -1, 64], ov.Type.f32)
+    model = ov.Model([ops.relu(ops.matmul(parameter, weights, False, transposed))], [parameter], "product")
+    assert quantize_rows(model) == 1
+    computed = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(inputs)[0]
+    expected = np.maximum(inputs @ (values * scales).T, 0)
+    # An input is wrong by half a step at most, and the errors of 64 inputs hardly add up.
+    error = np.abs(inputs).max(-1, keepdims=True) / 127 * np.linalg.norm(values * scales, axis=1)
+    assert (np.abs(computed - expected) <= error).all()
+    assert not computed[0, 3].any()
 
 
 def test_a_model_without_int8_weights_is_left_as_it_is(artifact: Path) -> None:
