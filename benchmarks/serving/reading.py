@@ -31,7 +31,7 @@ def compile_model(artifact: Path, rows: bool, precision: str, groups: int) -> ov
     core = ov.Core()
     model = core.read_model(artifact / "openvino/openvino_model.xml")
     if rows and not quantize_rows(model):
-        raise SystemExit("This artifact has no symmetric int8 weights. Export it anew: delete its directory openvino/ and serve it once.")
+        raise SystemExit("This artifact has no symmetric int8 weights, as those of older versions. Train the model anew.")
     paged_attention_transformation(model)
     if not rows:
         _gather_last(model)
@@ -90,6 +90,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=220, help="the length of a prompt (default: 220)")
     parser.add_argument("--prompts", type=int, nargs="*", default=[1, 4], help="the numbers of prompts in a step (default: 1 4)")
     arguments = parser.parse_args()
+    if not (arguments.artifact / "openvino").is_dir():
+        parser.error(f"{arguments.artifact} is no artifact of an LLM: it has no directory openvino/")
     groups = activation_group_size(arguments.artifact)
     ways = {
         "bf16": (False, "bf16", 0),
