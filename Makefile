@@ -68,7 +68,7 @@ bench-baselines: $(INSTALLED_BENCH) ## compare the word models with markovify, n
 bench-serve: $(INSTALLED_BENCH) $(PEERS) $(VLLM) $(LLAMA) ## compare the service with transformers serve, LitServe, vLLM and llama.cpp, half an hour; BENCH="…"
 	$(BIN)/python -m benchmarks.serve $(BENCH)
 
-bench-scaling: $(INSTALLED_BENCH) ## measure how the service's speed grows with requests, prompts and cores, 6 minutes; BENCH="…" adds flags
+bench-scaling: $(INSTALLED_BENCH) ## measure how the service's speed grows with requests, prompts, cores and workers, 7 minutes; BENCH="…" adds flags
 	$(BIN)/python -m benchmarks.scaling $(BENCH)
 
 bench-gpu: $(INSTALLED_GPU) $(VLLM_GPU) ## measure training and serving on one GPU, half an hour; BENCH="--dataset DIR" adds flags, BENCH=--quick tries it out

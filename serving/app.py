@@ -40,6 +40,7 @@ from serving.observability.logs import configure_logs
 from serving.observability.registry import configure_metrics
 from serving.openapi import Document, document
 from serving.problems import Problem
+from serving.processors import confine, worker_count
 from serving.settings import settings
 
 SWITCH_SECONDS = 0.0005
@@ -198,6 +199,7 @@ class TrigenService(bentoml.Service):
         self.inject_config()
         configure_logs()
         configure_metrics(self.name)
+        confine(server_context.worker_index or 1, worker_count(self.name))
         sys.setswitchinterval(SWITCH_SECONDS)
         escape_log_lines()
         protocol.install()

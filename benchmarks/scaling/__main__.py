@@ -1,10 +1,11 @@
-"""Measure how the cost of serving grows: `make bench-scaling`, about six minutes on two cores.
+"""Measure how the cost of serving grows: `make bench-scaling`, about seven minutes on two cores.
 
     limits      how fast the machine reads memory, and its rates of int8 and bf16 products: what no engine can exceed
     engine      completions with 1, 8, 32 and 128 at once, by openvino-genai itself, in process
     requests    completions with 1 to 256 at once, by the service over HTTP: tokens/s, and the time to an answer
     prompts     prompts of 16 to 4,000 tokens, one at a time: the time to the first token
     cores       the service on 1, 2, 4 and 8 cores, as far as the machine has them: completions, and a prompt of 256 tokens
+    workers     the service with 1, 2, 4 and 8 workers, as far as the machine has cores: completions, questions, memory
 
 The model is GPT-2 small with random weights and a longer context. Completions are those of benchmarks/serve.py. Writes scaling.md,
 scaling.json and three plots to runs/bench-scaling/. With --only, a part's measurements replace those of an earlier run there, and the
@@ -33,6 +34,7 @@ PARTS: dict[str, Callable[[Options], Result]] = {
     "requests": parts.measure_requests,
     "prompts": parts.measure_prompts,
     "cores": parts.measure_cores,
+    "workers": parts.measure_workers,
 }
 POSITIONS = 4_352
 """The model's context length: the longest prompt and some new tokens."""

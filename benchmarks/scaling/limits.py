@@ -14,17 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving.process import PROJECT
+from serving import processors
 
 SIZE, PRODUCTS = 2048, 4
 
 
 def cores() -> list[int]:
     """Return one logical processor for each core that this process may use."""
-    first: dict[str, int] = {}
-    for cpu in sorted(os.sched_getaffinity(0)):
-        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        first.setdefault(siblings.read_text() if siblings.exists() else str(cpu), cpu)
-    return list(first.values())
+    return [min(core) for core in processors.cores()]
 
 
 @contextmanager

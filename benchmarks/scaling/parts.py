@@ -1,6 +1,7 @@
 """The parts of the benchmark. Each returns its measurements, by the number that grows: requests at once, tokens of a prompt, or cores."""
 
 import dataclasses
+import json
 import random
 import statistics
 import time
@@ -17,13 +18,14 @@ from benchmarks.scaling.limits import confined, cores, limits
 from benchmarks.serving.client import run_load, send_to_trigen
 from benchmarks.serving.in_process import in_process
 from benchmarks.serving.loads import LOADS
-from benchmarks.serving.servers import Server, running, servers
+from benchmarks.serving.servers import Server, memory, running, servers
 from benchmarks.train import flops_per_token
 from models.engines.tokenization import ModelLimits
 
 AT_ONCE, ENGINE_AT_ONCE = (1, 2, 4, 8, 16, 32, 64, 128, 256), (1, 8, 32, 128)
 PROMPTS = (16, 64, 256, 1_000, 2_000, 4_000)
 CORES, CORES_AT_ONCE, CORES_PROMPT = (1, 2, 4, 8), (1, 8, 32), 256
+WORKERS_LOADS = ("completions", "questions")
 MIN_PROMPTS = 3
 """The minimum number of measured prompts of a length."""
 
@@ -110,6 +112,24 @@ def measure_cores(options: Options) -> Result:
                 completions[str(at_once)]["busy"] = (_processor_seconds(process) - before) / (time.perf_counter() - started)
             measured[str(count)] = {"completions": completions, "prompt": _prompts(url, CORES_PROMPT, options.seconds / 2)}
     return measured
+
+
+def measure_workers(options: Options) -> Result:
+    """Measure the service with more and more workers, each on its share of the cores: completions, questions, and the memory of all."""
+    measured: Result = {}
+    for count in core_counts():
+        server = options.server(BENTOML_CONFIG_OVERRIDES=json.dumps({"services": {"trigen": {"workers": count}}}))
+        with running(server, options.directory / f"workers-{count}.log") as (url, process):
+            loads = {
+                name: {str(at_once): _tokens_per_second(options, url, name, at_once) for at_once in CORES_AT_ONCE} for name in WORKERS_LOADS
+            }
+            measured[str(count)] = {**loads, "memory": memory(process)}
+    return measured
+
+
+def _tokens_per_second(options: Options, url: str, load: str, at_once: int) -> float:
+    requests = LOADS[load](options.artifact)
+    return float(uvloop.run(run_load(url, send_to_trigen, requests, at_once, options.seconds)).summary(load)["tokens_per_second"])
 
 
 def _processor_seconds(process: psutil.Process) -> float:

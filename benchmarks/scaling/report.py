@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib import pyplot as plt
 
-from benchmarks.scaling.parts import Result
+from benchmarks.scaling.parts import WORKERS_LOADS, Result
 from benchmarks.serving.loads import NEW_TOKENS
 from training.figures import save_figure, table
 
@@ -131,6 +131,16 @@ def _cores_section(results: Result) -> str:
     return table(("cores", f"tokens/s, {at_once[0]} at once", *at_once[1:], "prompt, ms", "prompt tokens/s", "busy cores"), rows)
 
 
+def _workers_section(results: Result) -> str:
+    at_once = list(next(iter(results["workers"].values()))[WORKERS_LOADS[0]])
+    columns = [(load, number) for load in WORKERS_LOADS for number in at_once]
+    rows = [
+        (count, *(f"{cell[load][number]:,.0f}" for load, number in columns), f"{cell['memory']:.1f}")
+        for count, cell in results["workers"].items()
+    ]
+    return table(("workers", *(f"{load}, {number} at once, tokens/s" for load, number in columns), "memory, GB"), rows)
+
+
 def _plot_requests(path: Path, results: Result) -> None:
     cells, engine = results["requests"], results.get("engine", {})
     figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.1), layout="constrained")
@@ -199,5 +209,6 @@ SECTIONS: dict[str, tuple[Any, Any]] = {
     "requests": (_requests_section, _plot_requests),
     "prompts": (_prompts_section, _plot_prompts),
     "cores": (_cores_section, _plot_cores),
+    "workers": (_workers_section, None),
 }
 """The parts of the report: their tables and their plots."""

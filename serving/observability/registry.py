@@ -8,6 +8,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.server.metrics.prometheus import PrometheusClient
 
 from serving.observability.metrics import update_metrics
+from serving.processors import worker_count
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Metric
@@ -22,7 +23,7 @@ def configure_metrics(service_name: str) -> None:
     BentoML keeps them in files in BENTOML_HOME that are mapped into memory. When the disk is full, the first write to a new page of such
     a file kills the worker (SIGBUS), and the next worker too. The files of a killed worker also add its running requests for ever.
     """
-    if BentoMLContainer.config.services[service_name].get().get("workers") in (None, 1):
+    if worker_count(service_name) == 1:
         os.environ.pop(FILES, None)
         os.environ.setdefault("PROMETHEUS_DISABLE_CREATED_SERIES", "true")  # a time for each series, which the files do not have
         BentoMLContainer.metrics_client.set(PrometheusClient(multiproc=False))

@@ -38,7 +38,7 @@ def test_the_script_measures_every_part(tmp_path: Path) -> None:
     assert [*results["requests"]] == [str(number) for number in AT_ONCE]
     assert [*results["engine"]] == [str(number) for number in ENGINE_AT_ONCE]
     assert [*results["prompts"]] == [str(length) for length in PROMPTS]
-    assert [*results["cores"]] == [str(count) for count in core_counts()]
+    assert [*results["cores"]] == [*results["workers"]] == [str(count) for count in core_counts()]
     assert all(cell["answers"] for cell in results["requests"].values())
     assert done.stdout.endswith((tmp_path / "out/scaling.md").read_text())
 
