@@ -38,6 +38,7 @@ from serving.middleware import ContractMiddleware
 from serving.observability.http_metrics import HTTPMetricsMiddleware
 from serving.observability.logs import configure_logs
 from serving.observability.registry import configure_metrics
+from serving.observability.tracing import TracingMiddleware
 from serving.openapi import Document, document
 from serving.problems import Problem
 from serving.processors import confine, worker_count
@@ -76,16 +77,11 @@ class TrigenAppFactory(ServiceAppFactory):
 
     @property
     def middlewares(self) -> list[Middleware]:
-        """BentoML's middlewares with our metrics and access log instead of theirs, and ours innermost. A preflight request has no key."""
-        middlewares: list[Middleware] = [
-            Middleware(HTTPMetricsMiddleware) if each.cls is RunnerTrafficMetricsMiddleware else each
-            for each in super().middlewares
-            if each.cls is not BentoMLAccessLogMiddleware
-        ]
-        for middleware in middlewares:
-            if isinstance(middleware.cls, type) and issubclass(middleware.cls, OpenTelemetryMiddleware):
-                # A span for each event would take a quarter of a stream's time.
-                middleware.kwargs["exclude_spans"] = ["send"]
+        """BentoML's middlewares with our metrics, tracing and access log instead of theirs, and ours innermost.
+
+        A preflight request has no key.
+        """
+        middlewares = [_instead_of(each) for each in super().middlewares if each.cls is not BentoMLAccessLogMiddleware]
         ours = [Middleware(AccessLogMiddleware), Middleware(ContractMiddleware), *cors()]
         public = self.page.paths if self.page else frozenset[str]()
         return [*middlewares, *ours, Middleware(KeyMiddleware, keys=self.keys, public=public), Middleware(BodyTimeoutMiddleware)]
@@ -101,6 +97,12 @@ class TrigenAppFactory(ServiceAppFactory):
                 with DRAIN.on_sigterm(settings().drain_seconds):
                     yield
                 await DRAIN.wait_for_requests()
+
+    async def create_instance(self, app: Starlette) -> None:
+        """Create the service, and bind its APIs once: BentoML would inspect a method's signature for each request."""
+        await super().create_instance(app)
+        for name in self.service.apis:
+            setattr(self._service_instance, name, getattr(self._service_instance, name))
 
     async def index_page(self, _: Request) -> Response:
         """`GET /`: leads to the web page or, without one, to Swagger UI. The address is relative: a proxy may add a prefix."""
@@ -168,6 +170,16 @@ class TrigenAppFactory(ServiceAppFactory):
     async def get_model(self, request: Request) -> Response:
         """`GET /v1/models/{model}`: see `service.Trigen.get_model`."""
         return _json(self._service_instance.get_model(request.path_params["model"]))
+
+
+def _instead_of(middleware: Middleware) -> Middleware:
+    """Return our middleware for one of BentoML's if there is one, else BentoML's."""
+    cls: Any = middleware.cls
+    if cls is RunnerTrafficMetricsMiddleware:
+        return Middleware(HTTPMetricsMiddleware)
+    if cls is OpenTelemetryMiddleware:
+        return Middleware(TracingMiddleware, **middleware.kwargs)
+    return middleware
 
 
 async def _http_exception_response(request: Request, error: Exception) -> Response:

@@ -140,6 +140,8 @@ def test_a_client_error_is_one_line_in_the_log_with_its_request_id(server: Serve
 
 def test_every_response_has_its_own_request_id(server: Server) -> None:
     responses = [post(server, "/generate_text", GENERATE_BODY) for _ in range(2)]
+    for response in responses:
+        assert response.headers["x-bentoml-request-id"] == response.headers["x-request-id"]
     responses += [get(f"{server.url}{path}") for path in ("/info", "/v1/models", "/livez", "/docs.json", "/nowhere")]
     assert len({response.headers["x-request-id"] for response in responses}) == len(responses)
 

@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
+from typing import Any
 
 import pytest
 from bentoml._internal.configuration.containers import BentoMLContainer
+from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -12,6 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from models.base import SamplingParams, Token
 from models.bigram import Bigram
 from serving.api.served_model import Generation, ServedModel, serve_model
+from serving.observability.tracing import TracingMiddleware
 from serving.problems import Problem
 
 
@@ -88,3 +91,25 @@ def test_nothing_is_traced_outside_a_sampled_request(exporter: InMemorySpanExpor
 
     asyncio.run(main())
     assert spans(exporter) == {}
+
+
+@pytest.mark.parametrize("flags", ["00", "01"])
+def test_a_request_is_recorded_only_if_it_is_sampled_and_always_belongs_to_the_clients_trace(
+    exporter: InMemorySpanExporter, flags: str
+) -> None:
+    seen: list[trace.SpanContext] = []
+
+    async def app(*_: object) -> None:
+        seen.append(trace.get_current_span().get_span_context())
+
+    async def unused(*_: object) -> Any:
+        raise AssertionError
+
+    middleware = TracingMiddleware(app, tracer_provider=BentoMLContainer.tracer_provider.get())
+    parent = f"00-{1:032x}-{2:016x}-{flags}"
+    scope = {"type": "http", "method": "GET", "path": "/", "server": ("127.0.0.1", 1), "headers": [(b"traceparent", parent.encode())]}
+    asyncio.run(middleware(scope, unused, unused))
+    assert seen[0].trace_id == 1
+    assert seen[0].is_valid
+    assert seen[0].span_id != 2
+    assert len(exporter.get_finished_spans()) == int(flags)
