@@ -38,6 +38,9 @@ class SamplingParams:
     """Return the whole text as one `Token` at the end. Models may ignore this, and the LLM does where `stop` is set."""
     cumulative_logprob: bool = False
     """Compute `Token.cumulative_logprob`. For the LLM this takes another pass over the vocabulary, which costs a tenth of its speed."""
+    prompt_lookup: bool = False
+    """The text probably repeats parts of the prompt, as an answer does its passage, so draft from there
+    (https://github.com/apoorvumang/prompt-lookup-decoding). Changes only the speed, and how numbers are rounded. Models may ignore this."""
     logprobs: int | None = None
     """Compute `Token.logprobs` with this many alternatives for each token; None computes none. For the LLM this takes a second pass
     over the text."""

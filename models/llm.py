@@ -136,6 +136,7 @@ class LLM:
                 yield Token(f" {DECLINED}", finish_reason="stop")
                 return
         prompt = question_prompt(question, context, self.prompt_order)
+        params = replace(params, prompt_lookup=bool(context) and params.greedy)
         async with aclosing(until_stop(self.engine.stream(prompt, params), params.stop)) as tokens:
             async for token in tokens:
                 yield token
@@ -147,14 +148,14 @@ class LLM:
         """
         prompt, declined = question_prompt(question, context, self.prompt_order), None
         if not self._abstains_on(context):
-            tokens = await self._generate(prompt, options.length)
+            tokens = await self._generate(prompt, options.length, context)
         else:
             decision = await self._decide(question, context, options.length)
             declined, probability = decision.declined, self.answers.no_answer_probability(decision.declined)
             threshold = self.answers.no_answer_threshold if options.no_answer_threshold is None else options.no_answer_threshold
             if probability > threshold:
                 return Answer(None, probability, declined, probability, None, None, decision.tokens, ended=True)
-            tokens = decision.answer or await self._generate(prompt, options.length)
+            tokens = decision.answer or await self._generate(prompt, options.length, context)
         answer = self._answer(tokens, question, context, declined)
         if context and (options.count > 1 or (options.extractive and not _is_span(answer, context))):
             return self._choose(answer, await self._search(question, context, options, declined), options, context)
@@ -196,14 +197,15 @@ class LLM:
     async def _decide(self, question: str, context: str, length: int = 0) -> "_Decision":
         """Let the model decide whether the context answers the question, and generate up to `length` tokens of the answer."""
         prompt = undecided_prompt(question, context, self.prompt_order)
-        params = SamplingParams(length + 1, temperature=0, cumulative_logprob=True, flush_interval=math.inf)  # the first token by itself
+        # With this interval, the first token comes by itself.
+        params = SamplingParams(length + 1, temperature=0, cumulative_logprob=True, flush_interval=math.inf, prompt_lookup=True)
         first, *answer = [token async for token in self.engine.stream(prompt, params)]
         probability = math.exp(min(0.0, first.cumulative_logprob or 0.0))
         answers = first.text == ANSWER_FOLLOWS
         return _Decision(1 - probability if answers else probability, answer if answers else [], first.count)
 
-    async def _generate(self, prompt: str, length: int) -> list[Token]:
-        params = SamplingParams(length, temperature=0, final_only=True, cumulative_logprob=True)
+    async def _generate(self, prompt: str, length: int, context: str | None) -> list[Token]:
+        params = SamplingParams(length, temperature=0, final_only=True, cumulative_logprob=True, prompt_lookup=bool(context))
         return [token async for token in self.engine.stream(prompt, params)]
 
     def _answer(self, tokens: list[Token], question: str, context: str | None, declined: float | None) -> Answer:

@@ -19,7 +19,7 @@ class OpenVINOConfig:
     """The settings of the pipeline."""
 
     cache_gb: int = 1
-    """Maximum memory of the key-value cache, in GB."""
+    """Maximum memory of the key-value cache, in GB, of all pipelines together."""
     cache_contexts: float = 48
     """Maximum size of the key-value cache, in texts as long as the model's context. Prefix caching fills the whole cache in time, and a
     small model would never fill a gigabyte: its process would seem to leak."""
@@ -32,6 +32,8 @@ class OpenVINOConfig:
     int8_rows: bool | None = None
     """Compute products of int8 activations and int8 weights as `row_quantization.py` does. None: if the processor has AMX. A model
     without int8 weights is never changed."""
+    prompt_lookup: bool = True
+    """Draft texts with `SamplingParams.prompt_lookup` from their prompt, in a second pipeline: weights are packed twice."""
     properties: tuple[tuple[str, str], ...] = ()
     """Properties of OpenVINO's CPU plugin: names and values. The plugin chooses the others, such as bf16 arithmetic if the processor
     has it."""
@@ -39,11 +41,12 @@ class OpenVINOConfig:
 
 EXACT = OpenVINOConfig(
     int8_rows=False,
+    prompt_lookup=False,
     properties=(("INFERENCE_PRECISION_HINT", "f32"), ("KV_CACHE_PRECISION", "f32"), ("DYNAMIC_QUANTIZATION_GROUP_SIZE", "0")),
 )
 """Arithmetic, cache and activations in fp32, as in the reference (transformers on a CPU)."""
 
-REPRODUCIBLE = OpenVINOConfig(one_at_a_time=True, prefix_caching=False)
+REPRODUCIBLE = OpenVINOConfig(one_at_a_time=True, prefix_caching=False, prompt_lookup=False)
 """Each request is computed by itself: neither a batch nor a cache filled by another request changes how its numbers are rounded. No
 precision alone guarantees that (`benchmarks/reproducibility.py`)."""
 

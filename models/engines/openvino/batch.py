@@ -13,17 +13,25 @@ from openvino_genai.py_openvino_genai import GenerationHandle
 
 from models.base import FinishReason, SamplingParams
 from models.engines.openvino import OpenVINOConfig
-from models.engines.openvino.pipeline import BLOCK_TOKENS, load_pipeline
+from models.engines.openvino.pipeline import BLOCK_TOKENS, load_pipelines
 from models.engines.openvino.scoring import is_out_of_memory
 from models.engines.supervision.flushing import FlushSchedule
 from models.engines.supervision.messages import AddRequest, Output, RequestFailure, StepReport
 
 RECENT_PROMPTS = 16
 """Number of prompts that are remembered as cached."""
+DRAFT_TOKENS, MATCHED_TOKENS = 5, 2
+"""Prompt lookup drafts up to `DRAFT_TOKENS` tokens, those that follow an earlier place of the last `MATCHED_TOKENS` tokens or fewer."""
+MAX_DRAFTING = 8
+"""A text drafts if fewer texts than this are in progress when it starts. openvino-genai pads drafts to their full number, so with more texts
+their products cost more than the steps that they save (docs/benchmarks.md, "Prompt lookup")."""
 
 
-def generation_config(params: SamplingParams, eos: frozenset[int]) -> genai.GenerationConfig:
-    """Translate `params` for openvino-genai. A token in `eos` ends the text; stop strings are left to the service."""
+def generation_config(params: SamplingParams, eos: frozenset[int], *, drafts: bool = False) -> genai.GenerationConfig:
+    """Translate `params` for openvino-genai. A token in `eos` ends the text; stop strings are left to the service.
+
+    `drafts` is for a pipeline with prompt lookup, and for no other.
+    """
     config = genai.GenerationConfig(max_new_tokens=params.length, stop_token_ids=set(eos), logprobs=int(params.cumulative_logprob))
     if not params.greedy:
         config.do_sample = True
@@ -31,6 +39,8 @@ def generation_config(params: SamplingParams, eos: frozenset[int]) -> genai.Gene
         config.top_p = max(params.top_p, float(np.finfo(np.float32).tiny))  # as a float32, it must not round to 0
         if params.top_k:
             config.top_k = params.top_k
+    if drafts:
+        config.num_assistant_tokens, config.max_ngram_size = DRAFT_TOKENS, MATCHED_TOKENS
     return config
 
 
@@ -40,12 +50,30 @@ _FINISH_REASONS: dict[genai.GenerationFinishReason, FinishReason] = {
 }
 
 
+class _Pipeline:
+    """A pipeline, and the prompts that it read last. Its cache holds them, unless it was full since then."""
+
+    def __init__(self, pipeline: genai.ContinuousBatchingPipeline, *, drafts: bool) -> None:
+        self.genai, self.drafts = pipeline, drafts
+        self.read: deque[NDArray[np.int64]] = deque(maxlen=RECENT_PROMPTS)
+
+    @property
+    def idle(self) -> bool:
+        return not self.genai.has_non_finished_requests()
+
+    def start(self, message: AddRequest, prompt: NDArray[np.int64]) -> "_RunningRequest":
+        config = generation_config(message.params, message.eos, drafts=self.drafts)
+        handle = self.genai.add_request(message.id, ov.Tensor(prompt[None]), config)
+        return _RunningRequest(message.id, prompt, self, handle, FlushSchedule.of(message.params))
+
+
 @dataclass(eq=False)
 class _RunningRequest:
     """A request in progress, and its tokens since the last flush."""
 
     id: int
     prompt: NDArray[np.int64]
+    pipeline: _Pipeline
     handle: GenerationHandle
     schedule: FlushSchedule
     ids: list[int] = field(default_factory=list)
@@ -57,7 +85,9 @@ class _RunningRequest:
     def read_tokens(self) -> None:
         """Collect the tokens that the last step generated. Raises MemoryError if openvino-genai has dropped the request."""
         while self.handle.can_read():
-            self.reads_prompt = False
+            if self.reads_prompt:
+                self.reads_prompt = False
+                self.pipeline.read.append(self.prompt)
             for output in self.handle.read().values():
                 self.ids += output.generated_ids
                 self.cumulative_logprob += sum(output.generated_log_probs)
@@ -79,25 +109,24 @@ class _RunningRequest:
 
 
 class Batch:
-    """The requests in progress and the pipeline that advances them together.
+    """The requests in progress and the pipelines that advance them together: one for all, or a second one for drafts from the prompt.
 
     openvino-genai takes a prefix from the cache once it has been computed. When questions about one passage arrive together, the first
     one reads the passage, and the others start after that.
     """
 
     def __init__(self, directory: Path, config: OpenVINOConfig) -> None:
-        self._pipeline, self._config = load_pipeline(directory, config), config
+        self._pipelines = [_Pipeline(pipeline, drafts=index > 0) for index, pipeline in enumerate(load_pipelines(directory, config))]
+        self._config = config
         self._queue: dict[int, AddRequest] = {}
         """Requests that have not started."""
         self._requests: dict[int, _RunningRequest] = {}
-        self._read: deque[NDArray[np.int64]] = deque(maxlen=RECENT_PROMPTS)
-        """The prompts that were read last. The cache holds them, unless it was full since then."""
         self._steps, self._reported_running = 0, 0
 
     @property
     def idle(self) -> bool:
         """Whether a step would have nothing to do."""
-        return not (self._pipeline.has_non_finished_requests() or self._queue)
+        return not self._queue and all(pipeline.idle for pipeline in self._pipelines)
 
     @property
     def running(self) -> int:
@@ -115,20 +144,18 @@ class Batch:
             request.handle.cancel()
 
     def step(self) -> StepReport | None:
-        """Run one forward pass for all requests. Returns a report if there is anything to send."""
+        """Run one forward pass for the requests of each pipeline. Returns a report if there is anything to send."""
         failures = self._start_requests()
-        if self._pipeline.has_non_finished_requests():
-            self._pipeline.step()
+        for pipeline in self._pipelines:
+            if not pipeline.idle:
+                pipeline.genai.step()
         self._steps += 1
         for id, request in list(self._requests.items()):
-            reads_prompt = request.reads_prompt
             try:
                 request.read_tokens()
             except Exception as error:  # affects this request only
                 self.cancel(id)
                 failures.append(_failure(id, error))
-            if reads_prompt and not request.reads_prompt:
-                self._read.append(request.prompt)
         now, running = time.monotonic(), len(self._requests)
         outputs = [request.flush() for request in self._requests.values() if request.should_flush(now, running)]
         if not (outputs or failures or self.running != self._reported_running):
@@ -142,36 +169,34 @@ class Batch:
         """Start the queued requests that need not wait. Returns the failures of those that openvino-genai rejects."""
         failures = []
         for id, message in list(self._queue.items()):
-            prompt = np.array(message.prompt)
-            if self._must_wait(prompt):
+            prompt, drafts = np.array(message.prompt), message.params.prompt_lookup and len(self._requests) < MAX_DRAFTING
+            pipeline = self._pipelines[-1 if drafts else 0]
+            if self._must_wait(prompt, pipeline):
                 continue
             del self._queue[id]
             try:
-                config = generation_config(message.params, message.eos)
-                handle = self._pipeline.add_request(id, ov.Tensor(prompt[None]), config)
+                self._requests[id] = pipeline.start(message, prompt)
             except Exception as error:  # affects this request only
                 failures.append(_failure(id, error))
-            else:
-                self._requests[id] = _RunningRequest(id, prompt, handle, FlushSchedule.of(message.params))
         return failures
 
-    def _must_wait(self, prompt: NDArray[np.int64]) -> bool:
+    def _must_wait(self, prompt: NDArray[np.int64], pipeline: _Pipeline) -> bool:
         """Return whether a request must wait because another one runs, or should because another one reads most of its prompt."""
         if self._config.one_at_a_time:
             # With max_num_seqs=1 instead, openvino-genai 2026.4 drops all waiting requests when the running one is cancelled.
-            return bool(self._pipeline.has_non_finished_requests())
-        reading = [request.prompt for request in self._requests.values() if request.reads_prompt]
+            return not all(each.idle for each in self._pipelines)
+        reading = [request.prompt for request in self._requests.values() if request.pipeline is pipeline and request.reads_prompt]
         if not (self._config.prefix_caching and reading):
             return False
-        cached = max((common_prefix(prompt, other) for other in self._read), default=0)
+        cached = max((common_prefix(prompt, other) for other in pipeline.read), default=0)
         soon_cached = max(common_prefix(prompt, other) for other in reading)
         return bool(soon_cached - cached >= max(BLOCK_TOKENS, len(prompt) / 2))
 
     def _report(self, outputs: list[Output], failures: list[RequestFailure]) -> StepReport:
         """Return a report with the current number of steps and running requests."""
         self._reported_running = self.running
-        cache_usage = self._pipeline.get_metrics().cache_usage / 100 if self._requests else 0.0
-        return StepReport(self._steps, self._reported_running, outputs, failures, cache_usage)
+        usage = [pipeline.genai.get_metrics().cache_usage / 100 for pipeline in self._pipelines] if self._requests else [0.0]
+        return StepReport(self._steps, self._reported_running, outputs, failures, max(usage))
 
 
 def _failure(id: int, error: Exception) -> RequestFailure:

@@ -118,6 +118,64 @@ def run_batch(batch: Batch) -> dict[int, list[int]]:
     return tokens
 
 
+def run_answers(artifact: Path, *messages: AddRequest, prompt_lookup: bool) -> tuple[list[list[Output]], int]:
+    """Run requests that draft from their prompts if `prompt_lookup`, in fp32. Returns the outputs of each, and the number of steps."""
+    batch = Batch(artifact, replace(EXACT, prompt_lookup=prompt_lookup))
+    outputs: dict[int, list[Output]] = {message.id: [] for message in messages}
+    for message in messages:
+        batch.add(message)
+    while not batch.idle:
+        if report := batch.step():
+            assert not report.failures
+            for output in report.outputs:
+                assert isinstance(output, Output)
+                outputs[output.id].append(output)
+    assert batch.running == 0
+    return list(outputs.values()), batch._steps
+
+
+@pytest.mark.parametrize("length", [1, 2, 40])
+def test_a_draft_from_the_prompt_changes_the_number_of_steps_alone(artifact: Path, length: int) -> None:
+    params = SamplingParams(40, temperature=0, cumulative_logprob=True, prompt_lookup=True)
+    ((*_, last),), _ = run_answers(artifact, AddRequest(0, [5, 6, 7], replace(params, final_only=True)), prompt_lookup=False)
+    prompt = [5, 6, 7, *last.ids, 5, 6, 7]  # the text to come, if the model is asked to repeat itself
+    message = AddRequest(0, prompt, replace(params, length=length))
+    other = AddRequest(1, [9, 8, 7], replace(params, length=length, prompt_lookup=False))
+    plain, plain_steps = run_answers(artifact, message, other, prompt_lookup=False)
+    drafted, steps = run_answers(artifact, message, other, prompt_lookup=True)
+    for one, two in zip(plain, drafted, strict=True):
+        assert [id for output in two for id in output.ids] == [id for output in one for id in output.ids]
+        assert sum(output.cumulative_logprob for output in two) == pytest.approx(sum(output.cumulative_logprob for output in one), abs=1e-3)
+        assert two[-1].finish_reason == one[-1].finish_reason == "length"
+    assert steps <= plain_steps
+    _, alone_steps = run_answers(artifact, message, prompt_lookup=True)
+    assert alone_steps < plain_steps or length < 3
+
+
+def test_a_draft_ends_at_the_end_of_text(artifact: Path) -> None:
+    params = SamplingParams(40, temperature=0, prompt_lookup=True)
+    ((*_, last),), _ = run_answers(artifact, AddRequest(0, [5, 6, 7], replace(params, final_only=True)), prompt_lookup=False)
+    end = frozenset(last.ids[-1:])
+    for prompt_lookup in (False, True):
+        (outputs,), _ = run_answers(artifact, AddRequest(0, [5, 6, 7], params, end), prompt_lookup=prompt_lookup)
+        ids = [id for output in outputs for id in output.ids]
+        assert ids[: len(ids) - 1] == last.ids[: last.ids.index(last.ids[-1])]
+        assert outputs[-1].finish_reason == "stop"
+
+
+def test_a_request_that_drafts_can_be_cancelled(artifact: Path) -> None:
+    batch = Batch(artifact, replace(EXACT, prompt_lookup=True))
+    for id, prompt_lookup in enumerate((True, False)):
+        batch.add(AddRequest(id, [1], SamplingParams(700, temperature=0, prompt_lookup=prompt_lookup)))
+    batch.step()
+    batch.cancel(0)
+    batch.step()
+    assert batch.running == 1
+    batch.cancel(1)
+    batch.step()
+    assert batch.idle
+
+
 def ask_together(artifact: Path, prompts: list[list[int]], cancelled: int | None = None) -> tuple[dict[int, list[int]], int]:
     """Run all prompts at once, in steps of 32 tokens, and cancel one after the first step. Returns the tokens and the number of steps."""
     batch = Batch(artifact, replace(EXACT, step_tokens=32))
