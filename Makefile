@@ -2,11 +2,12 @@
 PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 3000
-BASE_IMAGE ?=
+BASE_IMAGE ?= python:3.11-slim
 IMAGE ?= trigen:latest
 TRAIN ?=
 BENCH ?=
 CONTAINERIZE ?=
+GPU ?=
 RUN ?= runs/quickstart
 CONTAINER ?= $(shell docker info >/dev/null 2>&1 && echo docker || echo podman)
 
@@ -23,6 +24,9 @@ VLLM_GPU := $(VENV)-vllm-gpu/.installed
 INSTALLED_GPU := $(VENV)/.installed-gpu
 CLIENTS := $(VENV)-clients/.installed
 CONTRACT := $(VENV)-contract/.installed
+SBOM := $(VENV)-sbom/.installed
+IMAGE_ENGINE := $(if $(GPU),transformers,openvino)
+IMAGE_LOCK := serving/requirements$(if $(GPU),-gpu).lock
 PIP_INSTALL := pip install -q --disable-pip-version-check -r
 LICENCES = $(BIN)/pip-licenses --format=markdown --packages $$(sed -n 's/^\([a-z0-9-]*\)==.*/\1/p' serving/requirements.lock)
 SOURCES := train.py service.py generate.py models training serving benchmarks tests examples clients/streaming.py
@@ -110,12 +114,17 @@ lock: $(INSTALLED_DEV) ## resolve what the image installs into serving/requireme
 	@$(LICENCES) >> docs/licences.md.new
 	@mv docs/licences.md.new docs/licences.md
 
-image: $(INSTALLED) ## build the Bento and its image with docker or podman; IMAGE= names it, BASE_IMAGE= its base
+image: $(INSTALLED) $(SBOM) ## build the Bento and its image with docker or podman; IMAGE= names it, BASE_IMAGE= its base, GPU=1 is for CUDA
 	@$(BIN)/python -m models.store
 	@mkdir -p build
-	@{ cat bentofile.yaml; $(if $(BASE_IMAGE),printf 'docker:\n  base_image: "$(BASE_IMAGE)"\n';) } > build/bentofile.yaml
-	$(BIN)/bentoml build --bentofile build/bentofile.yaml
-	$(BIN)/bentoml containerize trigen:latest --backend $(CONTAINER) --image-tag $(IMAGE) $(CONTAINERIZE)
+	@sed 's|serving/requirements.lock|$(IMAGE_LOCK)|; s|base_image: .*|base_image: $(BASE_IMAGE)|' bentofile.yaml > build/bentofile.yaml
+	@$(dir $(SBOM))bin/cyclonedx-py requirements --output-reproducible --output-file build/sbom.cdx.json $(IMAGE_LOCK)
+	$(BIN)/python -m models.store.packing build/image $(IMAGE_ENGINE) > build/models
+	BENTOML_HOME=$(abspath build/image) $(BIN)/bentoml build --bentofile build/bentofile.yaml
+	TMPDIR=$(abspath build) BENTOML_HOME=$(abspath build/image) $(BIN)/bentoml containerize trigen:latest --backend $(CONTAINER) --image-tag $(IMAGE) \
+		--opt label="org.opencontainers.image.version=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' serving/__init__.py)" \
+		--opt label="org.opencontainers.image.revision=$$(git describe --always --dirty --abbrev=40)" \
+		--opt label="trigen.models=$$(cat build/models)" $(if $(findstring podman,$(CONTAINER)),--opt format=docker) $(CONTAINERIZE)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Trigen needs Python 3.11 or newer. Choose one: make PYTHON=python3.12")'
@@ -156,6 +165,12 @@ $(CLIENTS): clients/requirements.txt
 
 $(CONTRACT): clients/requirements-contract.txt
 	@echo "Installing $< into $(@D): the tools of the contract tests."
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/$(PIP_INSTALL) $<
+	@touch $@
+
+$(SBOM): image/requirements.txt
+	@echo "Installing $< into $(@D): the tool that lists the image's packages."
 	@$(PYTHON) -m venv $(@D)
 	@$(@D)/bin/$(PIP_INSTALL) $<
 	@touch $@
