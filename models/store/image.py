@@ -1,14 +1,16 @@
-"""Packs the models of an image: `python -m models.store.packing HOME ENGINE` makes a BentoML home with what the LLM's engine reads of them."""
+"""Packs the models of an image into a BentoML home of its own: `python -m models.store.image HOME ENGINE`.
+
+`make image` builds the Bento from that home. The LLM's artifact holds the weights of both engines, of which an image needs one.
+"""
 
 import shutil
 import sys
 from pathlib import Path
 
 import yaml
-from bentoml.exceptions import NotFound
 
 from models.engines import UNREAD_FILES
-from models.store import TAGS, find
+from models.store import TAGS, TrigenModel
 from models.store.checksums import DESCRIPTION, KEY, verify
 
 
@@ -23,17 +25,14 @@ def pack(home: Path, engine: str) -> list[str]:
 
 
 def _pack(name: str, store: Path, engine: str) -> str:
-    model = find(name)
-    if model is None:
-        raise NotFound(f"no {TAGS[name]} in the model store")
+    model = TrigenModel(name).resolve()
     verify(model)
     target = store / model.tag.name / model.tag.version
-    shutil.copytree(model.path, target, ignore=shutil.ignore_patterns(*UNREAD_FILES[engine]))
+    shutil.copytree(model.path, target, ignore=shutil.ignore_patterns(*UNREAD_FILES[engine]) if name == "llm" else None)
     description = yaml.safe_load((target / DESCRIPTION).read_text())
     if files := description["metadata"].get(KEY):
         description["metadata"][KEY] = {file: entry for file, entry in files.items() if (target / file).exists()}
         (target / DESCRIPTION).write_text(yaml.safe_dump(description))
-        shutil.copystat(Path(model.path) / DESCRIPTION, target / DESCRIPTION)  # the same time, so that the image's layer is the same
     (target.parent / "latest").write_text(model.tag.version)
     return str(model.tag)
 
