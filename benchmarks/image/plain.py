@@ -23,5 +23,4 @@ class Plain:
         """Continue a prompt by `length` tokens."""
         inputs = self.tokenizer(start_word, return_tensors="pt")
         ids = self.model.generate(**inputs, max_new_tokens=length, min_new_tokens=length, do_sample=True)
-        text: str = self.tokenizer.decode(ids[0])
-        return text
+        return str(self.tokenizer.decode(ids[0]))

@@ -27,13 +27,14 @@ def pack(home: Path, engine: str) -> list[str]:
 def _pack(name: str, store: Path, engine: str) -> str:
     model = TrigenModel(name).resolve()
     verify(model)
-    target = store / model.tag.name / model.tag.version
-    shutil.copytree(model.path, target, ignore=shutil.ignore_patterns(*UNREAD_FILES[engine]) if name == "llm" else None)
+    source = Path(model.path)
+    target = store / source.parent.name / source.name
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*UNREAD_FILES[engine]) if name == "llm" else None)
     description = yaml.safe_load((target / DESCRIPTION).read_text())
     if files := description["metadata"].get(KEY):
         description["metadata"][KEY] = {file: entry for file, entry in files.items() if (target / file).exists()}
         (target / DESCRIPTION).write_text(yaml.safe_dump(description))
-    (target.parent / "latest").write_text(model.tag.version)
+    (target.parent / "latest").write_text(target.name)
     return str(model.tag)
 
 
