@@ -132,7 +132,7 @@ image: $(INSTALLED) $(SBOM) ## build the Bento and its image with docker or podm
 	@mkdir -p build
 	@sed 's|serving/requirements.lock|$(IMAGE_LOCK)|; s|value: openvino|value: $(IMAGE_ENGINE)|; s|base_image: .*|base_image: $(BASE_IMAGE)|' \
 		bentofile.yaml > build/bentofile.yaml
-	@$(dir $(SBOM))bin/cyclonedx-py requirements --output-reproducible --output-file build/sbom.cdx.json $(IMAGE_LOCK)
+	@$(dir $(SBOM))bin/cyclonedx-py requirements --output-reproducible --output-file image/sbom.cdx.json $(IMAGE_LOCK)
 	$(BIN)/python -m models.store.image build/image $(IMAGE_ENGINE) > build/models
 	BENTOML_HOME=$(abspath build/image) $(BIN)/bentoml build --bentofile build/bentofile.yaml
 	TMPDIR=$(abspath build) BENTOML_HOME=$(abspath build/image) $(BIN)/bentoml containerize trigen:latest --backend $(CONTAINER) --image-tag $(IMAGE) \

@@ -116,7 +116,7 @@ def test_it_installs_exactly_the_lock(container_id: str) -> None:
 
 
 def test_it_lists_its_packages(container_id: str) -> None:
-    bill = json.loads("".join(shell(container_id, "cat src/build/sbom.cdx.json")))
+    bill = json.loads("".join(shell(container_id, "cat src/image/sbom.cdx.json")))
     assert bill["bomFormat"] == "CycloneDX"
     assert {canonicalize_name(part["name"]): part["version"] for part in bill["components"]} == pins(LOCK)
 
