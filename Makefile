@@ -2,11 +2,12 @@
 PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 3000
-BASE_IMAGE ?=
+BASE_IMAGE ?= python:3.11-slim
 IMAGE ?= trigen:latest
 TRAIN ?=
 BENCH ?=
 CONTAINERIZE ?=
+GPU ?=
 RUN ?= runs/quickstart
 CONTAINER ?= $(shell docker info >/dev/null 2>&1 && echo docker || echo podman)
 
@@ -23,14 +24,19 @@ VLLM_GPU := $(VENV)-vllm-gpu/.installed
 INSTALLED_GPU := $(VENV)/.installed-gpu
 CLIENTS := $(VENV)-clients/.installed
 CONTRACT := $(VENV)-contract/.installed
+SBOM := $(VENV)-sbom/.installed
+IMAGE_ENGINE := $(if $(GPU),transformers,openvino)
+IMAGE_LOCK := serving/requirements$(if $(GPU),-gpu).lock
 PIP_INSTALL := pip install -q --disable-pip-version-check -r
+RESOLVE = $(BIN)/uv pip compile --constraints constraints.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28 --only-binary :all: \
+	--generate-hashes --no-annotate --no-header --no-emit-index-url --quiet
 LICENCES = $(BIN)/pip-licenses --format=markdown --packages $$(sed -n 's/^\([a-z0-9-]*\)==.*/\1/p' serving/requirements.lock)
 SOURCES := train.py service.py generate.py models training serving benchmarks tests examples clients/streaming.py
 
 export BENTOML_DO_NOT_TRACK ?= True
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train test test-slow test-load test-faults screenshots bench-train bench-baselines bench-serve bench-scaling bench-gpu report lint types lock image format openapi client client-python \
+.PHONY: help serve train test test-slow test-image test-load test-faults screenshots bench-train bench-baselines bench-serve bench-scaling bench-gpu bench-image report lint types lock image format openapi client client-python \
 	client-typescript
 
 help: ## list these commands
@@ -46,8 +52,11 @@ train: $(INSTALLED) ## fine-tune GPT-2 on SQuAD (preset gpt2-squad: needs the Hu
 test: $(INSTALLED_DEV) lint types client-python ## run ruff, mypy and the tests
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
-test-slow: $(INSTALLED_DEV) $(CONTRACT) client-python ## run the tests that need minutes, real weights or a container engine; BASE_IMAGE= as for image
-	BASE_IMAGE=$(BASE_IMAGE) $(BIN)/pytest -q -m slow
+test-slow: $(INSTALLED_DEV) $(CONTRACT) $(SBOM) client-python ## run the tests that need minutes, real weights or a container engine; BASE_IMAGE= as for image
+	BASE_IMAGE=$(BASE_IMAGE) CONTAINERIZE="$(CONTAINERIZE)" $(BIN)/pytest -q -m slow
+
+test-image: $(INSTALLED_DEV) $(SBOM) ## build the image of a tiny model and test it; needs docker or podman; BASE_IMAGE= as for image
+	BASE_IMAGE=$(BASE_IMAGE) CONTAINERIZE="$(CONTAINERIZE)" $(BIN)/pytest -q -rs -m slow tests/test_image.py
 
 test-load: $(INSTALLED_DEV) ## run the service at twice its capacity, and cancel 1,000 requests, 15 minutes; writes runs/load/report.md
 	$(BIN)/pytest -q --tb=line -m load tests/load; status=$$?; cat runs/load/*.md; exit $$status
@@ -73,6 +82,13 @@ bench-scaling: $(INSTALLED_BENCH) ## measure how the service's speed grows with 
 
 bench-gpu: $(INSTALLED_GPU) $(VLLM_GPU) ## measure training and serving on one GPU, half an hour; BENCH="--dataset DIR" adds flags, BENCH=--quick tries it out
 	$(BIN)/python -m benchmarks.gpu $(BENCH)
+
+bench-image: image ## measure the image beside one of BentoML's plain recipe, 10 minutes: size, first answer, memory; BASE_IMAGE= as for image
+	$(BIN)/python -m models.store.image build/plain transformers > /dev/null
+	@sed 's|base_image: .*|base_image: $(BASE_IMAGE)|' benchmarks/image/bentofile.yaml > build/plain.yaml
+	BENTOML_HOME=$(abspath build/plain) $(BIN)/bentoml build --bentofile build/plain.yaml benchmarks/image
+	BENTOML_HOME=$(abspath build/plain) $(BIN)/bentoml containerize trigen-plain:latest --backend $(CONTAINER) --image-tag trigen-plain:latest $(CONTAINERIZE)
+	$(BIN)/python -m benchmarks.image $(CONTAINER) $(IMAGE) trigen-plain:latest
 
 openapi: $(INSTALLED) ## rewrite docs/openapi.json, which a test compares with the served document
 	$(BIN)/python -m serving.openapi > docs/openapi.json.new
@@ -103,19 +119,26 @@ format: $(INSTALLED_DEV) ## format the sources and apply ruff's fixes
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-lock: $(INSTALLED_DEV) ## resolve what the image installs into serving/requirements.lock, and list its licences in docs/licences.md
-	$(BIN)/uv pip compile serving/requirements.txt --constraints constraints.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
-		--only-binary :all: --generate-hashes --no-annotate --no-header --no-emit-index-url --quiet --output-file serving/requirements.lock
+lock: $(INSTALLED_DEV) ## resolve what the images install into serving/requirements*.lock, and list the licences in docs/licences.md
+	$(RESOLVE) serving/requirements.txt --output-file serving/requirements.lock
+	$(RESOLVE) serving/requirements-gpu.txt --output-file serving/requirements-gpu.lock
 	@sed '/^|/,$$d' docs/licences.md > docs/licences.md.new
 	@$(LICENCES) >> docs/licences.md.new
 	@mv docs/licences.md.new docs/licences.md
 
-image: $(INSTALLED) ## build the Bento and its image with docker or podman; IMAGE= names it, BASE_IMAGE= its base
+# BentoML copies the Dockerfile's template to TMPDIR, and takes it only from below the working directory: https://github.com/bentoml/BentoML/issues/5566
+image: $(INSTALLED) $(SBOM) ## build the Bento and its image with docker or podman; IMAGE= names it, BASE_IMAGE= its base, GPU=1 is for CUDA
 	@$(BIN)/python -m models.store
 	@mkdir -p build
-	@{ cat bentofile.yaml; $(if $(BASE_IMAGE),printf 'docker:\n  base_image: "$(BASE_IMAGE)"\n';) } > build/bentofile.yaml
-	$(BIN)/bentoml build --bentofile build/bentofile.yaml
-	$(BIN)/bentoml containerize trigen:latest --backend $(CONTAINER) --image-tag $(IMAGE) $(CONTAINERIZE)
+	@sed 's|serving/requirements.lock|$(IMAGE_LOCK)|; s|value: openvino|value: $(IMAGE_ENGINE)|; s|base_image: .*|base_image: $(BASE_IMAGE)|' \
+		bentofile.yaml > build/bentofile.yaml
+	@$(dir $(SBOM))bin/cyclonedx-py requirements --output-reproducible --output-file image/sbom.cdx.json $(IMAGE_LOCK)
+	$(BIN)/python -m models.store.image build/image $(IMAGE_ENGINE) > build/models
+	BENTOML_HOME=$(abspath build/image) $(BIN)/bentoml build --bentofile build/bentofile.yaml
+	TMPDIR=$(abspath build) BENTOML_HOME=$(abspath build/image) $(BIN)/bentoml containerize trigen:latest --backend $(CONTAINER) --image-tag $(IMAGE) \
+		--opt label="org.opencontainers.image.version=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' serving/__init__.py)" \
+		--opt label="org.opencontainers.image.revision=$$(git describe --always --dirty --abbrev=40 --exclude '*')" \
+		--opt label="trigen.models=$$(cat build/models)" $(if $(findstring podman,$(CONTAINER)),--opt format=docker) $(CONTAINERIZE)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Trigen needs Python 3.11 or newer. Choose one: make PYTHON=python3.12")'
@@ -156,6 +179,12 @@ $(CLIENTS): clients/requirements.txt
 
 $(CONTRACT): clients/requirements-contract.txt
 	@echo "Installing $< into $(@D): the tools of the contract tests."
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/$(PIP_INSTALL) $<
+	@touch $@
+
+$(SBOM): image/requirements.txt
+	@echo "Installing $< into $(@D): the tool that lists the image's packages."
 	@$(PYTHON) -m venv $(@D)
 	@$(@D)/bin/$(PIP_INSTALL) $<
 	@touch $@

@@ -33,15 +33,6 @@ from serving.observability.logs import configure_logs
 from serving.observability.metrics import before_scrape
 from serving.settings import settings
 
-# BentoML adds a compiler and git (590 MB) to the images of the distributions it knows; "wheels-only" is not one of them. The image installs
-# serving/requirements.lock with uv. BentoML would install the newest uv, unless there is one: this one, for x86_64 and for aarch64.
-UV = (
-    "uv==0.13.9 --hash=sha256:d7f459fe4fd247d830351c75686d3996ace3c6f3f728eb0e85a30b7ada0cef19"
-    " --hash=sha256:ecb6028d79dc96fbeafffe5c8af62a7099487ebc05a701e76714eebcffd06375"
-)
-IMAGE = bentoml.images.Image(base_image="python:3.11-slim", distro="wheels-only", python_version="3.11")
-IMAGE.run(f"echo '{UV}' | pip install --no-cache-dir --require-hashes --no-deps -r /dev/stdin")
-
 GIVEN_UP_STATUS = 70
 """The exit status of a worker whose engine has given up: EX_SOFTWARE of sysexits.h."""
 GIVEN_UP_SECONDS = 2
@@ -64,7 +55,7 @@ def exit_worker() -> None:
     os._exit(GIVEN_UP_STATUS)
 
 
-@bentoml.service(name="trigen", service_class=TrigenService, image=IMAGE)
+@bentoml.service(name="trigen", service_class=TrigenService)
 class Trigen:
     """A bigram model, an LSTM and a fine-tuned LLM continue text; the LLM also answers questions."""
 

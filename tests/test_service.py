@@ -238,7 +238,6 @@ def test_the_bento_contains_the_three_models_and_only_its_own_files(trained: Tra
         "models/engines/openvino/process.py",
         "serving/app.py",
         "serving/swagger.html",
-        "serving/requirements.lock",
     } <= files
     page = PROJECT / "serving/page"  # with the licences of what is vendored
     served = {path for path in page.rglob("*") if path.is_file() and not path.name.endswith(".d.ts")}

@@ -1,23 +1,24 @@
 """What the image installs: a complete lock with hashes, a licence for each package, and no known vulnerability."""
 
+import hashlib
 import importlib.metadata
 import json
 import os
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from service import IMAGE, UV
 from tests.conftest import HANG_SECONDS, PROJECT
 
 LOCK = PROJECT / "serving/requirements.lock"
+GPU_LOCK = PROJECT / "serving/requirements-gpu.lock"
 TARGET = {"python_version": "3.11", "python_full_version": "3.11.0", "sys_platform": "linux", "platform_system": "Linux", "extra": ""}
 MACHINES = ("x86_64", "aarch64")
 UV_COMMAND = (sys.executable, "-m", "uv")
@@ -67,36 +68,36 @@ def test_every_locked_package_has_hashes_and_no_host() -> None:
     assert all(re.fullmatch(r"\S+==\S+( \\\n    --hash=sha256:[0-9a-f]{64})+", entry) for entry in entries)
 
 
-def build_environment() -> dict[str, str]:
-    """Return the variables that the image sets for uv."""
-    variables = yaml.safe_load((PROJECT / "bentofile.yaml").read_text())["envs"]
-    return {entry["name"]: entry["value"] for entry in variables if entry["name"].startswith("UV_")}
+def test_the_gpu_lock_adds_to_the_lock() -> None:
+    requirements, locked = pins(PROJECT / "serving/requirements-gpu.txt"), pins(GPU_LOCK)
+    assert requirements
+    assert {name: locked.get(name) for name in requirements} == requirements, "run `make lock`"
+    assert pins(LOCK).items() <= locked.items(), "run `make lock`"
+    constraints = pins(PROJECT / "constraints.txt")
+    assert {name: constraints.get(name, version) for name, version in locked.items()} == locked, "run `make lock`"
 
 
-def test_the_image_installs_nothing_without_a_hash(tmp_path: Path) -> None:
-    requirements = tmp_path / "requirements.txt"
-    environment = os.environ | build_environment() | {"UV_CONSTRAINT": str(requirements), "UV_CACHE_DIR": str(tmp_path / "cache")}
+def test_the_image_installs_nothing_without_its_hash(tmp_path: Path) -> None:
+    options = re.search(r"pip .* (install .*) -r /tmp/requirements.txt", (PROJECT / "image/Dockerfile.j2").read_text())
+    assert options
+    command = [sys.executable, "-m", "pip", *options[1].split(), "--no-index", "--find-links", str(tmp_path)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")} | {"PIP_CONFIG_FILE": os.devnull}
+    wheel, requirements = tmp_path / "thing-1.0-py3-none-any.whl", tmp_path / "requirements.txt"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("thing-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: thing\nVersion: 1.0\n")
+        archive.writestr("thing-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr("thing-1.0.dist-info/RECORD", "")
 
-    def install(content: str) -> str:
-        requirements.write_text(content)
-        command = [*UV_COMMAND, "pip", "install", "--offline", "--dry-run", "--python", sys.executable, "--target", str(tmp_path / "new")]
-        done = subprocess.run([*command, "-r", str(requirements)], env=environment, capture_output=True, text=True, timeout=HANG_SECONDS)
-        assert done.returncode != 0  # without a package index it cannot succeed
-        return done.stderr
+    def install(lines: str) -> str:
+        requirements.write_text(lines)
+        words = [*command, "--target", str(tmp_path / "target"), "-r", str(requirements)]
+        return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=HANG_SECONDS).stderr
 
-    bentoml = f"bentoml=={pins(LOCK)['bentoml']}\n"  # BentoML adds this line
-    assert "network was disabled" in install(LOCK.read_text() + bentoml)  # it accepts the file, and fails to fetch
-    assert "must have a hash" in install(re.sub(r" \\\n    --hash=\S+", "", LOCK.read_text()) + bentoml)
-    assert "must have a hash" in install(bentoml)
-
-
-def test_the_image_gets_the_pinned_uv() -> None:
-    name, *hashes = UV.split()
-    assert name == f"uv=={pins(PROJECT / 'requirements.txt')['uv']}"
-    assert len(hashes) == len(MACHINES)
-    assert any(UV in command for command in IMAGE.commands)
-    settings = yaml.safe_load((PROJECT / "bentofile.yaml").read_text())["python"]
-    assert settings == {"requirements_txt": "serving/requirements.lock", "lock_packages": False}
+    assert "Hashes are required" in install("thing==1.0\n")
+    assert "DO NOT MATCH THE HASHES" in install(f"thing==1.0 --hash=sha256:{'0' * 64}\n")
+    assert not (tmp_path / "target").exists()
+    install(f"thing==1.0 --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\nthing==1.0\n")  # as BentoML adds itself again
+    assert (tmp_path / "target").exists()
 
 
 def test_every_licence_is_listed() -> None:
@@ -108,19 +109,21 @@ def test_every_licence_is_listed() -> None:
 
 
 @pytest.mark.slow
-def test_the_lock_is_what_uv_resolves(tmp_path: Path) -> None:
-    recipe = re.search(r"uv (pip compile (?:.*\\\n)*.*) --output-file \S+$", (PROJECT / "Makefile").read_text(), re.MULTILINE)
+@pytest.mark.parametrize(
+    ("lock", "platform"), [(LOCK, "x86_64-manylinux_2_28"), (LOCK, "aarch64-manylinux_2_36"), (GPU_LOCK, "x86_64-manylinux_2_28")]
+)
+def test_the_lock_is_what_uv_resolves(lock: Path, platform: str, tmp_path: Path) -> None:
+    recipe = re.search(r"uv (pip compile (?:.*\\\n)*.*)$", (PROJECT / "Makefile").read_text(), re.MULTILINE)
     assert recipe
     arguments = recipe[1].replace("\\\n", "").split()
-    for platform in ("x86_64-manylinux_2_28", "aarch64-manylinux_2_36"):
-        output = tmp_path / platform
-        words = (platform if word == "x86_64-manylinux_2_28" else word for word in arguments)
-        command = [*UV_COMMAND, *words, "--output-file", str(output)]
-        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=HANG_SECONDS)
-        if done.returncode and re.search("connect|dns error|Could not|Failed to fetch", done.stderr):
-            pytest.skip("the package index cannot be reached")
-        assert done.returncode == 0, done.stderr
-        assert output.read_text() == LOCK.read_text(), f"run `make lock` ({platform})"
+    output = tmp_path / "lock"
+    words = (platform if word == "x86_64-manylinux_2_28" else word for word in arguments)
+    command = [*UV_COMMAND, *words, str(lock.with_suffix(".txt")), "--output-file", str(output)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=HANG_SECONDS)
+    if done.returncode and re.search("connect|dns error|Could not|Failed to fetch", done.stderr):
+        pytest.skip("the package index cannot be reached")
+    assert done.returncode == 0, done.stderr
+    assert output.read_text() == lock.read_text(), "run `make lock`"
 
 
 @pytest.mark.slow

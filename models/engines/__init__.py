@@ -18,6 +18,9 @@ SCORED_TEXTS = 4
 """Number of texts whose log-probabilities are computed at once: each holds a key-value cache in fp32, of 75 MB for 1,024 tokens of GPT-2
 small. Other texts wait."""
 
+UNREAD_FILES = {"openvino": ("model*.safetensors*",), "transformers": ("openvino",)}
+"""Names in an LLM artifact, of files and directories, that the engine does not read: the other engine's weights."""
+
 IdLogprob = tuple[float | None, list[tuple[int, float]]]
 """The log-probability of a token, and the ids and log-probabilities of the `MAX_LOGPROBS` most probable tokens at its position, in
 descending order. The first token of a text has no predecessor: its entry is (None, [])."""

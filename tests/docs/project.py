@@ -26,7 +26,7 @@ FOREIGN_FLAGS = {
         "--main_process_port",
     },
     "bentoml": {"--host", "--port", "--timeout-graceful-shutdown"},
-    "docker": {"--cap-drop", "--read-only", "--rm", "--tmpfs"},
+    "docker": {"--cap-drop", "--read-only", "--rm", "--user"},
     "hf": {"--exclude", "--local-dir", "--private"},
     "lm_eval": {"--include_path", "--model", "--model_args", "--tasks"},
     "npx": {"--prefix"},

@@ -16,6 +16,7 @@ from bentoml.exceptions import NotFound
 from models.store import TAGS, TrigenModel, find, verify_all
 from models.store.__main__ import main
 from models.store.checksums import DamagedModel, verify
+from models.store.image import pack
 from models.store.registration import Artifact, register
 
 
@@ -49,6 +50,21 @@ def test_files_metadata_and_checksums_are_stored(tmp_path: Path) -> None:
         "weights.json": {"sha256": "ba2df4903a2c14e86dc3bcca58911b44ac1d2514b7227bf6eb08cfb978f55a1b", "bytes": 3},
     }
     verify(model)
+
+
+def test_an_image_gets_the_weights_of_one_engine(tmp_path: Path) -> None:
+    directory = artifact(tmp_path, "x").directory
+    (directory / "model-00001-of-00002.safetensors").touch()
+    (directory / "model.safetensors.index.json").touch()
+    tags = register({name: Artifact(directory, {"data": "x"}) for name in TAGS})
+    for engine, unread in (("openvino", "model*.safetensors*"), ("transformers", "openvino/*")):
+        assert pack(tmp_path / "image", engine) == tags
+        for tag in tags:
+            model = ModelStore(tmp_path / "image/models").get(tag)
+            assert verify(model)
+            assert model.info.metadata["data"] == "x"
+            assert (model.tag.name == "trigen-llm") == (list(Path(model.path).glob(unread)) == [])
+            assert Path(model.path_of("weights.json")).exists()
 
 
 def test_the_files_have_the_mode_of_new_files(tmp_path: Path) -> None:
