@@ -23,6 +23,7 @@ VLLM_GPU := $(VENV)-vllm-gpu/.installed
 INSTALLED_GPU := $(VENV)/.installed-gpu
 CLIENTS := $(VENV)-clients/.installed
 CONTRACT := $(VENV)-contract/.installed
+S3 := $(VENV)-s3/.installed
 PIP_INSTALL := pip install -q --disable-pip-version-check -r
 LICENCES = $(BIN)/pip-licenses --format=markdown --packages $$(sed -n 's/^\([a-z0-9-]*\)==.*/\1/p' serving/requirements.lock)
 SOURCES := train.py service.py generate.py models training serving benchmarks tests examples clients/streaming.py
@@ -43,10 +44,10 @@ serve: $(INSTALLED) ## serve on HOST:PORT (127.0.0.1:3000); trains the quickstar
 train: $(INSTALLED) ## fine-tune GPT-2 on SQuAD (preset gpt2-squad: needs the Hub, best on a GPU); TRAIN="…" adds flags
 	$(BIN)/python train.py $(TRAIN)
 
-test: $(INSTALLED_DEV) lint types client-python ## run ruff, mypy and the tests
+test: $(INSTALLED_DEV) $(S3) lint types client-python ## run ruff, mypy and the tests
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
-test-slow: $(INSTALLED_DEV) $(CONTRACT) client-python ## run the tests that need minutes, real weights or a container engine; BASE_IMAGE= as for image
+test-slow: $(INSTALLED_DEV) $(CONTRACT) $(S3) client-python ## run the tests that need minutes, real weights or a container engine; BASE_IMAGE= as for image
 	BASE_IMAGE=$(BASE_IMAGE) $(BIN)/pytest -q -m slow
 
 test-load: $(INSTALLED_DEV) ## run the service at twice its capacity, and cancel 1,000 requests, 15 minutes; writes runs/load/report.md
@@ -156,6 +157,12 @@ $(CLIENTS): clients/requirements.txt
 
 $(CONTRACT): clients/requirements-contract.txt
 	@echo "Installing $< into $(@D): the tools of the contract tests."
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/$(PIP_INSTALL) $<
+	@touch $@
+
+$(S3): tests/requirements-s3.txt
+	@echo "Installing $< into $(@D): the S3 server of the tests."
 	@$(PYTHON) -m venv $(@D)
 	@$(@D)/bin/$(PIP_INSTALL) $<
 	@touch $@
