@@ -41,7 +41,8 @@ def require(tag_name: str, version: str = LATEST) -> Model:
             return model
     held = versions(tag_name)
     if not held:
-        raise NotFound(f"no {tag_name} in the model store: run `make serve` or `python train.py --preset quickstart` to train it")
+        train = "run `make serve` or `python train.py --preset quickstart` to train it"
+        raise NotFound(f"no {tag_name} in the model store: {train}, or `python -m models.store pull URL` to fetch it")
     fetch = f"fetch it with `python -m models.store pull URL {tag_name}:{version}`"
     raise NotFound(f"no {tag_name}:{version} in the model store, which holds {', '.join(held)}: {fetch}")
 
