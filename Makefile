@@ -24,6 +24,7 @@ VLLM_GPU := $(VENV)-vllm-gpu/.installed
 INSTALLED_GPU := $(VENV)/.installed-gpu
 CLIENTS := $(VENV)-clients/.installed
 CONTRACT := $(VENV)-contract/.installed
+S3 := $(VENV)-s3/.installed
 SBOM := $(VENV)-sbom/.installed
 IMAGE_ENGINE := $(if $(GPU),transformers,openvino)
 IMAGE_LOCK := serving/requirements$(if $(GPU),-gpu).lock
@@ -49,10 +50,10 @@ serve: $(INSTALLED) ## serve on HOST:PORT (127.0.0.1:3000); trains the quickstar
 train: $(INSTALLED) ## fine-tune GPT-2 on SQuAD (preset gpt2-squad: needs the Hub, best on a GPU); TRAIN="…" adds flags
 	$(BIN)/python train.py $(TRAIN)
 
-test: $(INSTALLED_DEV) lint types client-python ## run ruff, mypy and the tests
+test: $(INSTALLED_DEV) $(S3) lint types client-python ## run ruff, mypy and the tests
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
-test-slow: $(INSTALLED_DEV) $(CONTRACT) $(SBOM) client-python ## run the tests that need minutes, real weights or a container engine; BASE_IMAGE= as for image
+test-slow: $(INSTALLED_DEV) $(CONTRACT) $(S3) $(SBOM) client-python ## run the tests that need minutes, real weights or a container engine; BASE_IMAGE= as for image
 	BASE_IMAGE=$(BASE_IMAGE) CONTAINERIZE="$(CONTAINERIZE)" $(BIN)/pytest -q -m slow
 
 test-image: $(INSTALLED_DEV) $(SBOM) ## build the image of a tiny model and test it; needs docker or podman; BASE_IMAGE= as for image
@@ -185,6 +186,12 @@ $(CONTRACT): clients/requirements-contract.txt
 
 $(SBOM): image/requirements.txt
 	@echo "Installing $< into $(@D): the tool that lists the image's packages."
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/$(PIP_INSTALL) $<
+	@touch $@
+
+$(S3): tests/requirements-s3.txt
+	@echo "Installing $< into $(@D): the S3 server of the tests."
 	@$(PYTHON) -m venv $(@D)
 	@$(@D)/bin/$(PIP_INSTALL) $<
 	@touch $@

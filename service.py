@@ -31,7 +31,7 @@ from serving.app import TrigenService
 from serving.edge.drain import DRAIN, LAST_RESPONSE_SECONDS
 from serving.observability.logs import configure_logs
 from serving.observability.metrics import before_scrape
-from serving.settings import settings
+from serving.settings import model_versions, settings
 
 GIVEN_UP_STATUS = 70
 """The exit status of a worker whose engine has given up: EX_SOFTWARE of sysexits.h."""
@@ -59,9 +59,9 @@ def exit_worker() -> None:
 class Trigen:
     """A bigram model, an LSTM and a fine-tuned LLM continue text; the LLM also answers questions."""
 
-    bigram_model = TrigenModel("bigram")
-    rnn_model = TrigenModel("rnn")
-    llm_model = TrigenModel("llm")
+    bigram_model = TrigenModel("bigram", model_versions)
+    rnn_model = TrigenModel("rnn", model_versions)
+    llm_model = TrigenModel("llm", model_versions)
 
     def __init__(self) -> None:
         self.files = HeldFiles()
@@ -94,7 +94,7 @@ class Trigen:
     @staticmethod
     def check_models() -> None:
         """Fail on a damaged model before BentoML starts a worker."""
-        verify_all()
+        verify_all(model_versions())
 
     @bentoml.api(route="/generate_text", input_spec=GenerateRequest, output_spec=GenerateResponse)
     async def generate_text(self, **request: Any) -> GenerateResponse | Response:

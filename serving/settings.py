@@ -9,6 +9,7 @@ from bentoml.exceptions import BentoMLConfigException
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from models.store import LATEST
 from serving.edge.keys import Hashes, hash_keys, read_key_file
 
 MAX_TIMEOUT_SECONDS = 3600
@@ -29,6 +30,12 @@ class Settings(BaseSettings):
 
     engine: Literal["auto", "openvino", "transformers"] = "auto"
     """The engine that runs the LLM. auto chooses transformers if there is a CUDA device, else openvino."""
+    bigram_version: str = Field(default=LATEST, min_length=1)
+    """The version of the bigram in the model store."""
+    rnn_version: str = Field(default=LATEST, min_length=1)
+    """The version of the LSTM."""
+    llm_version: str = Field(default=LATEST, min_length=1)
+    """The version of the LLM."""
     reproducible: bool = False
     """Let the CPU engine process one request at a time. The LLM then gives the same text for the same seed under any load, but concurrent
     requests wait for each other."""
@@ -116,3 +123,8 @@ def settings() -> Settings:
     except ValidationError as error:
         messages = (f"TRIGEN_{'_'.join(map(str, details['loc'])).upper()}: {details['msg']}" for details in error.errors())
         raise BentoMLConfigException("; ".join(messages)) from None
+
+
+def model_versions() -> dict[str, str]:
+    """Return the version of each model that the service serves, by the model's name."""
+    return {"bigram": settings().bigram_version, "rnn": settings().rnn_version, "llm": settings().llm_version}

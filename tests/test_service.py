@@ -207,6 +207,12 @@ def test_a_missing_model_stops_the_start_with_one_line(tmp_path: Path) -> None:
     assert "no trigen-bigram in the model store: run `make serve` or `python train.py --preset quickstart` to train it" in message
 
 
+def test_a_missing_version_stops_the_start_with_one_line(trained: Trained) -> None:
+    message = failed_start(trained.home, TRIGEN_LLM_VERSION="x")
+    fetch = r"fetch it with `python -m models\.store pull URL trigen-llm:x`"
+    assert re.search(rf"no trigen-llm:x in the model store, which holds \w+: {fetch}", message)
+
+
 def test_a_wrong_setting_stops_the_start_with_one_line(trained: Trained) -> None:
     assert "TRIGEN_ENGINE: Input should be 'auto', 'openvino' or 'transformers'" in failed_start(trained.home, TRIGEN_ENGINE="tpu")
     message = failed_start(trained.home, TRIGEN_ENGINE="transformers", TRIGEN_REPRODUCIBLE="true")

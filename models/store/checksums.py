@@ -29,12 +29,16 @@ def checksums(directory: Path) -> dict[str, dict[str, Any]]:
         return {name: {"sha256": digest, "bytes": path.stat().st_size} for (name, path), digest in zip(paths.items(), digests, strict=True)}
 
 
-def verify(model: Model) -> bool:
+def verify(model: Model, place: str = "the model store", advice: str = ADVICE) -> bool:
     """Check that a model's directory holds exactly the files that were registered, each unchanged.
 
     Returns False if the model was registered before there were checksums, and so cannot be checked. Raises `DamagedModel`, which names the
-    tag and the file, if a file is missing, changed, truncated, or was added.
+    tag, its place and the file, and says what to do, if a file is missing, changed, truncated, or was added.
     """
+
+    def damaged(fault: str) -> DamagedModel:
+        return DamagedModel(f"{model.tag} in {place} is damaged: {fault}. {advice}")
+
     metadata: Mapping[str, Any] = model.info.metadata
     expected: Mapping[str, Mapping[str, Any]] | None = metadata.get(KEY)
     if expected is None:
@@ -43,23 +47,19 @@ def verify(model: Model) -> bool:
     paths = {name: path for name, path in _files(directory).items() if name != DESCRIPTION}
     for name, entry in expected.items():  # sizes first: no need to read gigabytes to find a truncated file
         if name not in paths:
-            raise _damaged(model, f"{name} is missing")
+            raise damaged(f"{name} is missing")
         if (size := paths[name].stat().st_size) != entry["bytes"]:
-            raise _damaged(model, f"{name} has {size} bytes instead of {entry['bytes']}")
+            raise damaged(f"{name} has {size} bytes instead of {entry['bytes']}")
     if added := sorted(paths.keys() - expected.keys()):
-        raise _damaged(model, f"{added[0]} was not registered with it")
+        raise damaged(f"{added[0]} was not registered with it")
     try:
         found = checksums(directory)
     except OSError as error:
-        raise _damaged(model, f"{error.filename} cannot be read ({error.strerror})") from error
+        raise damaged(f"{error.filename} cannot be read ({error.strerror})") from error
     for name, entry in expected.items():
         if found[name]["sha256"] != entry["sha256"]:
-            raise _damaged(model, f"{name} does not match its checksum")
+            raise damaged(f"{name} does not match its checksum")
     return True
-
-
-def _damaged(model: Model, fault: str) -> DamagedModel:
-    return DamagedModel(f"{model.tag} in the model store is damaged: {fault}. {ADVICE}")
 
 
 def _files(directory: Path) -> dict[str, Path]:

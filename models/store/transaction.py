@@ -23,6 +23,8 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 JOURNAL = "journal.json"
 STAGED = "store"
 """The staged models, laid out as in the store: NAME/VERSION/ and NAME/latest."""
+DOWNLOADS = "downloads"
+"""Files on their way to the staged models."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,13 @@ def recover() -> None:
             _clean()
 
 
+def downloads(staged: Path) -> Path:
+    """Return the directory for files on their way to the models in `staged`. It is removed with them."""
+    directory = staged.parent / DOWNLOADS
+    directory.mkdir(exist_ok=True)
+    return directory
+
+
 @contextmanager
 def staging() -> Iterator[Path]:
     """Yield a directory for models to add to the store, laid out as the store, and remove it afterwards.
@@ -64,7 +73,7 @@ def staging() -> Iterator[Path]:
 
 
 def commit(staged: Path) -> None:
-    """Move all models of a staging directory into the store and make each the newest of its name.
+    """Move all models of a staging directory into the store, and for each name the `latest` that is staged.
 
     Raises OSError if they cannot be moved. The end of `staging` then undoes what was.
     """
@@ -72,19 +81,19 @@ def commit(staged: Path) -> None:
     _sync_tree(staged)
     moves = []
     for directory in sorted(staged.iterdir()):
-        version = (directory / "latest").read_text()
         latest = store / directory.name / "latest"
-        moves.append(Move(directory.name, version, latest.read_text().strip() or None if latest.exists() else None))
-        if moves[-1].previous:
-            _write(directory / "previous", moves[-1].previous)  # now, because an undo must not need room on the disk
+        previous = latest.read_text().strip() or None if latest.exists() else None
+        moves += [Move(directory.name, path.name, previous) for path in sorted(directory.iterdir()) if path.is_dir()]
+        if previous:
+            _write(directory / "previous", previous)  # now, because an undo must not need room on the disk
     for move in moves:
         (store / move.name).mkdir(exist_ok=True)
     _write(root / JOURNAL, json.dumps([asdict(move) for move in moves]))
     try:
         for move in moves:
             (staged / move.name / move.version).rename(store / move.name / move.version)
-        for move in moves:
-            (staged / move.name / "latest").rename(store / move.name / "latest")
+        for name in sorted({move.name for move in moves}):
+            (staged / name / "latest").rename(store / name / "latest")
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
@@ -121,8 +130,9 @@ def _clean() -> None:
         _sync(store)
         journal.unlink()
         _sync(root)
-    with suppress(FileNotFoundError):
-        shutil.rmtree(staged)
+    for directory in (staged, root / DOWNLOADS):
+        with suppress(FileNotFoundError):
+            shutil.rmtree(directory)
 
 
 def _undo(move: Move, staged: Path, stored: Path) -> None:

@@ -43,7 +43,7 @@ class ServedModel(Generic[M_co]):
 
 def serve_model(name: ModelName, model: M, tag: str) -> ServedModel[M]:
     """Return a model with the limits of the settings."""
-    metrics, limits = ModelMetrics(name), settings()
+    metrics, limits = ModelMetrics(name, tag), settings()
     limit = limits.max_bigram_texts if name == "bigram" else limits.max_texts
     return ServedModel(name, model, tag, Admission(name, limit, limits.max_waiting, observer=metrics), metrics)
 

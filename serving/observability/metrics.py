@@ -43,6 +43,7 @@ class Collectors:
     rejected: "Counter"
     answer_score: "Histogram"
     answers: "Counter"
+    info: "Gauge"
 
 
 @functools.cache
@@ -85,6 +86,7 @@ def collectors() -> Collectors:
             "Answers of /answer_question; span: whether the context contains the answer, or none if there is none.",
             "span",
         ),
+        info=Gauge("trigen_model_info", "The model that is served, by its tag; always 1.", ["model_name", "tag"], multiprocess_mode="max"),
     )
 
 
@@ -101,8 +103,9 @@ def update_metrics() -> None:
 class ModelMetrics:
     """The metrics of one model. All its series exist from the beginning."""
 
-    def __init__(self, model_name: str) -> None:
+    def __init__(self, model_name: str, tag: str) -> None:
         all_models = collectors()
+        all_models.info.labels(model_name, tag).set(1)
         self.time_to_first_token = all_models.time_to_first_token.labels(model_name)
         self.inter_token_latency = all_models.inter_token_latency.labels(model_name)
         self.time_per_output_token = all_models.time_per_output_token.labels(model_name)

@@ -1,6 +1,7 @@
-"""Registers three models again and again in a store that holds three, each time with a fault at another file operation.
+"""Registers or pulls three models again and again into a store that holds three, each time with a fault at another file operation.
 
-`python -m tests.models.store.interrupted_registration FAULT DIRECTORY` prints, as JSON, how often each outcome occurred. FAULT is
+`python -m tests.models.store.interrupted_registration ACTION FAULT DIRECTORY` prints, as JSON, how often each outcome occurred. ACTION is
+`register` or `pull`, FAULT is
 
 - `kill`: the process is killed with SIGKILL before its n-th operation, for every n; where that leaves a journal, the recovery is killed
   before its m-th operation, for every m;
@@ -27,6 +28,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.models import ModelStore
 
 from models.store import TAGS, find
+from models.store.archives import pull, push
 from models.store.checksums import verify
 from models.store.registration import Artifact, register
 from models.store.transaction import recover
@@ -40,21 +42,23 @@ SIZES = (0, 1, 10, 100, 1000, 3000)
 class Attempts:
     """A store with three models, and attempts to replace them."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, action: str, directory: Path) -> None:
         self.home, self.backup = directory / "home", directory / "backup"
         (self.home / "models").mkdir(parents=True)
         BentoMLContainer.model_store.set(ModelStore(self.home / "models"))
         self.artifacts = {name: self._artifact(directory / name) for name in TAGS}
         self.old = register(self.artifacts)
         shutil.copytree(self.home, self.backup)
+        archives = str(directory / "archives")
+        self.action = (lambda: pull(archives)) if action == "pull" else lambda: register(self.artifacts)
+        if action == "pull":
+            register(self.artifacts)  # those to pull
+            forked(lambda: push(archives), lambda: None)  # obstore has threads, so no process that forks may use it
 
     def _artifact(self, directory: Path) -> Artifact:
         (directory / "openvino").mkdir(parents=True)
         (directory / "openvino/model.bin").write_bytes(os.urandom(5000))
         return Artifact(directory, {"seed": 1})
-
-    def register(self) -> None:
-        register(self.artifacts)
 
     def reset(self, source: Path | None = None) -> None:
         shutil.rmtree(self.home)
@@ -84,7 +88,7 @@ class Attempts:
         assert sorted(path.name for path in (self.home / ".models-registration").iterdir()) == ["lock"]
 
 
-def forked(action: Callable[[], None], prepare: Callable[[], None]) -> str:
+def forked(action: Callable[[], object], prepare: Callable[[], None]) -> str:
     """Run `action` after `prepare` in a fork. Returns `done`, `killed`, or `failed` if it raised OSError."""
     pid = os.fork()
     if not pid:
@@ -144,13 +148,13 @@ def limit_size(size: int, killed: bool) -> Callable[[], None]:
     return prepare
 
 
-def run(fault: str, directory: Path) -> Counter[str]:
+def run(action: str, fault: str, directory: Path) -> Counter[str]:
     outcomes: Counter[str] = Counter()
-    attempts = Attempts(directory)
+    attempts = Attempts(action, directory)
 
     def attempt(prepare: Callable[[], None]) -> str:
         attempts.reset()
-        outcome = forked(attempts.register, prepare)
+        outcome = forked(attempts.action, prepare)
         interrupted = directory / "interrupted"
         shutil.rmtree(interrupted, ignore_errors=True)
         shutil.copytree(attempts.home, interrupted)
@@ -182,4 +186,4 @@ def run(fault: str, directory: Path) -> Counter[str]:
 
 if __name__ == "__main__":
     os.fsync = lambda fd: None  # only a power failure would show whether it is called, and it takes most of the time
-    print(json.dumps(run(sys.argv[1], Path(sys.argv[2]))))  # noqa: T201
+    print(json.dumps(run(sys.argv[1], sys.argv[2], Path(sys.argv[3]))))  # noqa: T201

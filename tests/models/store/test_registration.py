@@ -1,4 +1,4 @@
-"""Registering models survives `kill -9` and a full disk: all three or none, and the store stays whole."""
+"""Registering and pulling models survive `kill -9` and a full disk: all three or none, and the store stays whole."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,16 @@ import pytest
 
 from tests.conftest import run
 
+CASES = [
+    *(("register", fault) for fault in ("kill", "full", "kill-while-writing", "full-while-writing")),
+    *(("pull", fault) for fault in ("kill-while-writing", "full-while-writing")),
+    *(pytest.param("pull", fault, marks=pytest.mark.slow) for fault in ("kill", "full")),
+]
 
-@pytest.mark.parametrize("fault", ["kill", "full", "kill-while-writing", "full-while-writing"])
-def test_a_fault_at_any_file_operation_leaves_the_store_whole(tmp_path: Path, fault: str) -> None:
-    done = run(["-m", "tests.models.store.interrupted_registration", fault, str(tmp_path)], tmp_path)
+
+@pytest.mark.parametrize(("action", "fault"), CASES)
+def test_a_fault_at_any_file_operation_leaves_the_store_whole(tmp_path: Path, action: str, fault: str) -> None:
+    done = run(["-m", "tests.models.store.interrupted_registration", action, fault, str(tmp_path)], tmp_path)
     assert done.returncode == 0, done.stderr
     outcomes = json.loads(done.stdout)
     interrupted = {"kill": {"killed: old", "killed: new"}, "full": {"failed: old"}}.get(fault)

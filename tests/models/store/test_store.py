@@ -3,14 +3,12 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import bentoml
 import pytest
-from bentoml._internal.configuration.containers import BentoMLContainer
-from bentoml._internal.models import ModelStore
 from bentoml.exceptions import NotFound
 
 from models.store import TAGS, TrigenModel, find, verify_all
@@ -19,15 +17,7 @@ from models.store.checksums import DamagedModel, verify
 from models.store.image import pack
 from models.store.registration import Artifact, register
 
-
-@pytest.fixture(autouse=True)
-def store(tmp_path: Path) -> Iterator[Path]:
-    """An empty store in place of the one in BENTOML_HOME, which BentoML reads once per process."""
-    directory = tmp_path / "home/models"
-    directory.mkdir(parents=True)
-    BentoMLContainer.model_store.set(ModelStore(directory))
-    yield directory
-    BentoMLContainer.model_store.reset()
+pytestmark = pytest.mark.usefixtures("store")
 
 
 def artifact(tmp_path: Path, content: str) -> Artifact:
@@ -114,10 +104,10 @@ def test_a_missing_model_names_the_command_that_trains_it() -> None:
 
 def test_main_prints_the_missing_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     register({"llm": artifact(tmp_path, "x")})
-    assert main() == 1
+    assert main([]) == 1
     assert capsys.readouterr().out == "missing from the model store: trigen-bigram, trigen-rnn\n"
     register({"bigram": artifact(tmp_path, "y"), "rnn": artifact(tmp_path, "z")})
-    assert main() == 0
+    assert main([]) == 0
 
 
 def change(directory: Path) -> None:

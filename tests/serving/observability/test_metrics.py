@@ -52,6 +52,12 @@ def test_paths_and_methods_that_clients_invent_make_no_series(server: Server) ->
     assert counts[1] - counts[0] == 300
 
 
+def test_the_tags_of_the_served_models_are_shown(server: Server) -> None:
+    samples = scrape(server)
+    for name, model in get(f"{server.url}/info").json()["models"].items():
+        assert value(samples, "trigen_model_info", model_name=name, tag=model["tag"]) == 1
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_the_texts_of_a_model_are_counted_and_timed(server: Server, model: str) -> None:
     def counted(samples: Samples) -> dict[str, float]:
