@@ -11,8 +11,7 @@ from safetensors.torch import save_file
 
 from models.bigram import Bigram
 from models.rnn import LSTM
-from models.spelling import Spelling
-from models.words import Vocabulary, tokenize
+from models.words import fit_vocabulary, tokenize
 from training.checkpoint import CHECKPOINTS, newest_checkpoint
 from training.config import Config
 from training.device import choose_device
@@ -80,14 +79,13 @@ def fit_lstm(
     learn from.
     """
     torch.manual_seed(seed)
-    tokenized = [tokenize(text) for text in texts]
-    held_out_count = min(200, math.ceil(len(tokenized) / 20)) if len(tokenized) > 1 else 0
-    train_texts = tokenized[: len(tokenized) - held_out_count]
-    held_out_texts = tokenized[len(tokenized) - held_out_count :] or tokenized
-    vocabulary = Vocabulary.count(train_texts, config.vocabulary_size)
+    held_out_count = min(200, math.ceil(len(texts) / 20)) if len(texts) > 1 else 0
+    train_texts = texts[: len(texts) - held_out_count]
+    held_out_texts = texts[len(texts) - held_out_count :] or texts
+    vocabulary, spelling = fit_vocabulary(train_texts, config.vocabulary_size)
     device, bf16, _ = choose_device()
-    train = torch.from_numpy(vocabulary.encode_texts(train_texts)).to(device)
-    held_out = torch.from_numpy(vocabulary.encode_texts(held_out_texts)).to(device)
+    train = torch.from_numpy(vocabulary.encode_texts(map(tokenize, train_texts))).to(device)
+    held_out = torch.from_numpy(vocabulary.encode_texts(map(tokenize, held_out_texts))).to(device)
     if words is not None:
         epochs = min(epochs, max(1, words // len(train)))
 
@@ -107,7 +105,7 @@ def fit_lstm(
 
     save_file({name: weight.contiguous() for name, weight in trainer.best_state.items()}, directory / "lstm.safetensors")
     vocabulary.save(directory / "vocabulary.json")
-    Spelling.fit(vocabulary.unknown(train_texts)).save(directory / "spelling.npz")
+    spelling.save(directory / "spelling.npz")
     progress = trainer.progress
     return {
         "words": progress.words,
