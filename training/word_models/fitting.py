@@ -3,6 +3,7 @@
 import math
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ RNN_WORDS = 25_000_000
 """The words that the LSTM reads at most if the run has no time limit, in whole epochs: see docs/word-models.md."""
 
 
-def fit_bigram(train: list[str], test: list[str], directory: Path) -> dict[str, Any]:
+def fit_bigram(train: Sequence[str], test: Sequence[str], directory: Path) -> dict[str, Any]:
     """Fit the bigram on `train` and save it. Returns its metrics on `test`."""
     started = time.perf_counter()
     model = Bigram.fit(train)
@@ -37,7 +38,7 @@ def fit_bigram(train: list[str], test: list[str], directory: Path) -> dict[str, 
     return word_model_metrics(model, test) | {"vocabulary": len(model.vocabulary), "seconds": seconds}
 
 
-def fit_rnn(train: list[str], test: list[str], config: Config, seconds: float | None, interruption: Interruption) -> dict[str, Any]:
+def fit_rnn(train: Sequence[str], test: Sequence[str], config: Config, seconds: float | None, interruption: Interruption) -> dict[str, Any]:
     """Fit the LSTM on `train` within `seconds` and save it. Returns the metrics of the saved model on `test`."""
     directory = config.output_dir / "rnn"
     statistics = fit_lstm(
@@ -56,7 +57,7 @@ def fit_rnn(train: list[str], test: list[str], config: Config, seconds: float | 
 
 
 def fit_lstm(
-    texts: list[str],
+    texts: Sequence[str],
     directory: Path,
     *,
     config: LSTMConfig = LSTMConfig(),  # noqa: B008  # frozen
