@@ -36,7 +36,7 @@ def training_texts(dataset: str) -> list[str]:
     from training.data.selection import contexts
     from training.data.squad import load_splits
 
-    return contexts(load_splits(dataset).train)
+    return list(contexts(load_splits(dataset).train))
 
 
 def measure_bigram(dataset: str) -> dict[str, float]:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.base import NOTHING_GENERATED, Logprob, Prompt, PromptLogprobs, SamplingParams, Token, join, until_stop
+from models.counting.keys import AT_ONCE, count_keys
 from models.row_sampler import RankedWords, RowSampler
 from models.spelling import Spelling
 from models.turns import Turns
@@ -28,6 +29,7 @@ from models.words import (
     Vocabulary,
     continue_spacing,
     count_tokens,
+    fit_vocabulary,
     iterate_tokens,
     last_token,
     prompt_logprobs,
@@ -64,25 +66,32 @@ class Bigram:
         self.starts, self.successors, self.counts = starts, successors, counts
         once, twice = int((counts == 1).sum()), int((counts == 2).sum())
         self.discount = once / (once + 2 * twice) if once and twice else 0.5
-        self.totals = np.diff(np.concatenate([[0], counts.cumsum(dtype=np.int64)])[starts])
+        self.totals = np.zeros(len(vocabulary), np.int64)
         """c(v), shape (V,)."""
+        followed = np.flatnonzero(np.diff(starts))
+        self.totals[followed] = np.add.reduceat(counts, starts[followed], dtype=np.int64)
         self.continuation = _normalize(np.bincount(successors, minlength=len(vocabulary)))
         """P_continuation, shape (V,)."""
         self._samplers: OrderedDict[tuple[float, int, float], RowSampler] = OrderedDict()
         self._turns = Turns()
 
     @classmethod
-    def fit(cls, texts: Iterable[str], vocabulary_size: int = 30_000) -> Self:
-        """Count the bigrams of `texts`, with a boundary before and after each text. Raises ValueError if the texts contain no word."""
-        tokenized = [tokenize(text) for text in texts]
-        vocabulary = Vocabulary.count(tokenized, vocabulary_size)
-        spelling = Spelling.fit(vocabulary.unknown(tokenized))
-        ids = vocabulary.encode_texts(tokenized)
+    def fit(cls, texts: Iterable[str], vocabulary_size: int = 30_000, at_once: int = AT_ONCE) -> Self:
+        """Count the bigrams of `texts`, with a boundary before and after each text. Raises ValueError if the texts contain no word.
+
+        The texts are read twice, one at a time, and `at_once` bigrams are counted in memory, so that the texts may be larger than
+        memory. The model may not: it takes 8 bytes for each distinct bigram, and twice that for a moment at the end.
+        """
+        vocabulary, spelling = fit_vocabulary(texts, vocabulary_size)
         size = len(vocabulary)
-        pairs, counts = np.unique(ids[:-1] * size + ids[1:], return_counts=True)
-        rows, successors = np.divmod(pairs, size)
-        starts = np.searchsorted(rows, np.arange(size + 1))
-        return cls(vocabulary, spelling, starts, successors.astype(np.int32), counts.astype(np.int32))
+        encoded = (vocabulary.encode_texts([tokenize(text)]) for text in texts)
+        row_lengths, successors, counts = np.zeros(size, np.int64), [], []
+        for keys, block_counts in count_keys((ids[:-1] * size + ids[1:] for ids in encoded), at_once):
+            rows, words = np.divmod(keys, size)
+            row_lengths += np.bincount(rows, minlength=size)
+            successors.append(words.astype(np.int32))
+            counts.append(block_counts.astype(np.int32))
+        return cls(vocabulary, spelling, np.append(0, row_lengths.cumsum()), np.concatenate(successors), np.concatenate(counts))
 
     def unigram(self) -> Self:
         """Return a unigram model, which predicts each word by its relative frequency: a bigram model whose rows are empty."""
@@ -116,19 +125,20 @@ class Bigram:
 
     def logprobs(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return log P(ids[i + 1] | ids[i]) for each i, shape (len(ids) - 1,)."""
-        size = len(self.vocabulary)
         previous, words = ids[:-1], ids[1:]
         row_lengths = np.diff(self.starts)
-        # Each bigram as one number, in ascending order; the last one is larger than any that is looked up.
-        keys = np.append(np.repeat(np.arange(size), row_lengths) * size + self.successors, size**2)
-        wanted = previous * size + words
-        found = np.searchsorted(keys, wanted)
-        counts = np.where(keys[found] == wanted, np.append(self.counts, 0)[found], 0)
+        counts = np.array([self._count(*pair) for pair in itertools.pairwise(ids.tolist())])
         total = np.maximum(self.totals[previous], 1)
         seen = np.maximum(counts - self.discount, 0) / total
         backoff = np.where(row_lengths[previous] > 0, self.discount * row_lengths[previous] / total, 1)
         result: NDArray[np.float64] = np.log(seen + backoff * self.continuation[words])
         return result
+
+    def _count(self, previous: int, word: int) -> int:
+        """Return c(previous word)."""
+        start, end = self.starts[previous], self.starts[previous + 1]
+        place = start + self.successors[start:end].searchsorted(word)
+        return int(self.counts[place]) if place < end and self.successors[place] == word else 0
 
     def count(self, prompt: Prompt) -> int:
         """See `TextModel`."""

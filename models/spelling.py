@@ -10,6 +10,7 @@ P(b | h) = (c(h b) + T(h) P(b | h')) / (c(h) + T(h)), where T(h) is the number o
 without its first byte.
 """
 
+import itertools
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +19,16 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from models.counting.keys import count_keys
+
 ORDER = 6
 """Length of the longest byte sequences counted: a byte is predicted from up to five preceding ones."""
 END, START = 256, 257
 """Symbols besides the bytes: the end of a word, and the padding before its first byte."""
 BASE = 258
 """Number of symbols."""
+WORDS_AT_ONCE, SEQUENCES_AT_ONCE = 10_000, 2**20
+"""The words whose sequences are made at once, and the sequences that are counted in memory."""
 
 Integers = NDArray[np.int64]
 Tables = list[tuple[Integers, Integers]]
@@ -60,8 +65,18 @@ class Spelling:
 
     @classmethod
     def fit(cls, words: Iterable[str]) -> Self:
-        """Learn from distinct `words`, each counted once: the word model accounts for how often unknown words occur."""
-        tables = [np.unique(keys, return_counts=True) for keys in _keys(*_symbols(words))]
+        """Learn from distinct `words`, each counted once: the word model accounts for how often unknown words occur.
+
+        The tables take 16 bytes for each distinct sequence of bytes.
+        """
+        iterator = iter(words)
+        batches = iter(lambda: list(itertools.islice(iterator, WORDS_AT_ONCE)), [])
+        # All orders are counted together, each in a range of its own.
+        parts = (keys + order * BASE**ORDER for batch in batches for order, keys in enumerate(_keys(*_symbols(batch))))
+        blocks = list(count_keys(parts, SEQUENCES_AT_ONCE))
+        keys, counts = np.concatenate(blocks, axis=1) if blocks else np.empty((2, 0), np.int64)
+        ends = np.searchsorted(keys, np.arange(1, ORDER) * BASE**ORDER)
+        tables = list(zip(np.split(keys % BASE**ORDER, ends), np.split(counts, ends), strict=True))
         return cls(lambda: tables)
 
     def bits(self, words: Iterable[str]) -> NDArray[np.float64]:

@@ -1,9 +1,9 @@
 """A reversible word tokenizer and a vocabulary of the most frequent words, shared by the bigram and the LSTM."""
 
+import itertools
 import json
 import math
 import re
-from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.base import Logprob, Prompt, PromptLogprobs, Token, UnknownIds
+from models.counting.words import WordCounts
 from models.spelling import Spelling
 
 # A word (which may contain apostrophes) or a single punctuation mark or symbol, each with the space before it; any other white space is a
@@ -23,6 +24,9 @@ _TOKEN = re.compile(r" ?\w+(?:['’]\w+)*| ?[^\w\s]|\s")
 BOUNDARY, UNKNOWN = 0, 1
 """Ids of the two entries that are never generated: the boundary between texts, and any word outside the vocabulary
 (`models/spelling.py` charges such a word for its spelling)."""
+SPELLED_WORDS = 500_000
+"""The maximum number of words outside the vocabulary from which their spelling is learned. It limits the size of a model of much text;
+SQuAD has 77,000."""
 
 
 def tokenize(text: str) -> list[str]:
@@ -30,7 +34,7 @@ def tokenize(text: str) -> list[str]:
 
     A space is put in front of the text first, so that its first word is the same token as anywhere else.
     """
-    return list(iterate_tokens(text))
+    return _TOKEN.findall(" " + text if text else "")
 
 
 def iterate_tokens(text: str) -> Iterator[str]:
@@ -111,19 +115,16 @@ class Vocabulary:
         return len(self.words) + 2
 
     @classmethod
-    def count(cls, texts: Iterable[list[str]], size: int) -> Self:
-        """Keep up to `size - 2` of the most frequent tokens of tokenized `texts`; ties are broken alphabetically.
+    def choose(cls, counts: WordCounts, size: int) -> Self:
+        """Keep up to `size - 2` of the most frequent words; ties are broken alphabetically.
 
         Words that occur once are left out (unless no word occurs twice): they stand in for words that training never saw, so their
-        frequency estimates how often an unseen word will occur. Raises ValueError if there is no token at all.
+        frequency estimates how often an unseen word will occur. Raises ValueError if there is no word at all.
         """
-        counts = Counter[str]()
-        for tokens in texts:
-            counts.update(tokens)
-        if not counts:
+        if not len(counts):
             raise ValueError("the corpus is empty: there is no word to learn from")
-        ranked = sorted(((word, count) for word, count in counts.items() if count > 1), key=lambda item: (-item[1], item[0]))
-        return cls([word for word, _ in ranked[: size - 2]] or sorted(counts)[: size - 2])
+        ranked = counts.most_frequent(size - 2)
+        return cls([word for word, count in ranked if count > 1] or [word for word, _ in ranked])
 
     def encode(self, tokens: Iterable[str]) -> list[int]:
         """Return the ids of `tokens`. A word outside the vocabulary becomes `UNKNOWN`."""
@@ -131,12 +132,7 @@ class Vocabulary:
 
     def encode_texts(self, texts: Iterable[list[str]]) -> NDArray[np.int64]:
         """Return the ids of tokenized `texts` in one row, with a boundary before each text and at the end."""
-        ids = [id for tokens in texts for id in (BOUNDARY, *self.encode(tokens))]
-        return np.array([*ids, BOUNDARY], dtype=np.int64)
-
-    def unknown(self, texts: Iterable[list[str]]) -> set[str]:
-        """Return the distinct tokens of tokenized `texts` that are outside the vocabulary."""
-        return {token for tokens in texts for token in tokens if token not in self._ids}
+        return np.concatenate([*(np.array([BOUNDARY, *self.encode(tokens)], np.int64) for tokens in texts), np.array([BOUNDARY], np.int64)])
 
     def word(self, id: int) -> str:
         """Return the word of an id (2 or above), with its leading space."""
@@ -177,3 +173,16 @@ class Vocabulary:
     def load(cls, path: Path) -> Self:
         """Read a vocabulary that `save` wrote."""
         return cls(json.loads(path.read_text(encoding="utf-8")))
+
+
+def fit_vocabulary(texts: Iterable[str], size: int) -> tuple[Vocabulary, Spelling]:
+    """Choose the vocabulary of a corpus, and learn the spelling of the words outside of it, in memory that the corpus does not determine.
+
+    Of more than `SPELLED_WORDS` such words, every second, third and so on in alphabetical order is learned from. Raises ValueError if the
+    texts contain no word.
+    """
+    with WordCounts(map(tokenize, texts)) as counts:
+        vocabulary = Vocabulary.choose(counts, size)
+        unknown = (word for word in counts if vocabulary.id(word) == UNKNOWN)
+        step = math.ceil((len(counts) - len(vocabulary.words)) / SPELLED_WORDS)
+        return vocabulary, Spelling.fit(itertools.islice(unknown, 0, None, max(1, step)))

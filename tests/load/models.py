@@ -27,7 +27,7 @@ def word_texts() -> list[str]:
     """Return the quickstart's texts, and enough made-up words to fill the vocabulary."""
     words = [f"word{number}" for number in range(LSTMConfig.vocabulary_size)]
     made_up = [" ".join(words[start : start + WORDS_PER_TEXT]) for start in range(0, len(words), WORDS_PER_TEXT)]
-    return contexts(load_splits("data/quickstart").train) * 20 + made_up
+    return [*contexts(load_splits("data/quickstart").train)] * 20 + made_up
 
 
 def create(directory: Path, base_model: str) -> None:

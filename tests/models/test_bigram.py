@@ -54,6 +54,17 @@ def texts_have_words(texts: list[str]) -> bool:
     return any(tokenize(text) for text in texts)
 
 
+@given(st.lists(st.text(alphabet="abcde .", max_size=60), min_size=1, max_size=5), st.integers(2, 12), st.integers(1, 30))
+def test_bigrams_counted_in_parts_are_those_counted_at_once(texts: list[str], size: int, at_once: int) -> None:
+    assume(texts_have_words(texts))
+    model = Bigram.fit(texts, size, at_once)
+    ids = model.vocabulary.encode_texts([tokenize(text) for text in texts]).tolist()
+    rows = np.repeat(np.arange(len(model.vocabulary)), np.diff(model.starts)).tolist()
+    found = zip(rows, model.successors.tolist(), model.counts.tolist(), strict=True)
+    assert [((v, w), count) for v, w, count in found] == sorted(Counter(itertools.pairwise(ids)).items())
+    assert model.totals.tolist() == [ids[:-1].count(id) for id in range(len(model.vocabulary))]
+
+
 def test_held_out_text_is_predicted_better_than_by_simpler_models() -> None:
     texts = list(dict.fromkeys(load_splits(str(QUICKSTART)).train["context"]))
     train, held_out = texts[:100], texts[100:]

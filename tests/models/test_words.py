@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.words import BOUNDARY, UNKNOWN, Vocabulary, count_tokens, detokenize, iterate_tokens, last_token, tokenize
+from models.words import BOUNDARY, UNKNOWN, Vocabulary, count_tokens, detokenize, fit_vocabulary, iterate_tokens, last_token, tokenize
 
 
 @given(st.text())
@@ -24,7 +24,7 @@ def test_a_word_is_the_same_token_at_any_position() -> None:
 
 
 def test_a_vocabulary_keeps_the_most_frequent_words_and_maps_the_rest_to_unknown() -> None:
-    vocabulary = Vocabulary.count([tokenize("a b a c a b")], size=4)
+    vocabulary, _ = fit_vocabulary(["a b a c a b"], size=4)
     assert vocabulary.words == [" a", " b"]
     assert vocabulary.encode([" a", " b", " c"]) == [2, 3, UNKNOWN]
     assert vocabulary.word(3) == " b"
@@ -33,14 +33,14 @@ def test_a_vocabulary_keeps_the_most_frequent_words_and_maps_the_rest_to_unknown
 
 
 def test_saving_and_loading_preserves_the_vocabulary(tmp_path: Path) -> None:
-    vocabulary = Vocabulary.count([tokenize("naïve “café”\n…")], size=10)
+    vocabulary, _ = fit_vocabulary(["naïve “café”\n…"], size=10)
     vocabulary.save(tmp_path / "v.json")
     assert Vocabulary.load(tmp_path / "v.json").words == vocabulary.words
 
 
 def test_an_empty_corpus_is_rejected() -> None:
     with pytest.raises(ValueError, match="corpus is empty"):
-        Vocabulary.count([[]], size=10)
+        fit_vocabulary([""], size=10)
 
 
 @given(st.text(alphabet="aé’'_1. ,\n\t¶") | st.text())

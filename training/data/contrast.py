@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from training.data.selection import text_hash
+from training.data.hashing import text_hash
 
 NEGATION_SHARE = 0.2
 """How often a question that can be changed otherwise is negated: a model soon learns that "not" means no answer, and little else."""

@@ -12,14 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, concatenate_datasets
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
 from models.answering import prompts
 from models.answering.prompts import ANSWER_FOLLOWS, PromptOrder, answer_text, document_start, question_prompt, undecided_prompt
-from training.data import selection
-from training.data.selection import answerable, index_contexts, is_chosen
+from training.data import hashing
+from training.data.hashing import group_rows, is_chosen
+from training.data.selection import answerable
 from training.data.unanswerable import Mixture
 from training.errors import TrainingError
 
@@ -99,14 +101,15 @@ def _require_sequences(encoded: Dataset, config: EncodingConfig) -> Dataset:
 def _encode(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: EncodingConfig) -> Dataset:
     if not config.abstain:
         rows = answerable(rows)
-    by_context = [index for indices in index_contexts(rows["context"]).values() for index in indices]
-    grouped = rows.select(by_context).select_columns(["context", "question", "answers"])
+    grouped = rows.select(np.concatenate([np.empty(0, np.int64), *group_rows(rows["context"])])).select_columns(
+        ["context", "question", "answers"]
+    )
     # The default fingerprint pickles the function and the tokenizer, but a function's pickle does not change with its
     # code, and a tokenizer's changes with its first use. So hash the source code and the tokenizer's definition.
     sources = [
         Path(__file__).read_text(),
         inspect.getsource(prompts),
-        inspect.getsource(selection),
+        inspect.getsource(hashing),
         tokenizer.backend_tokenizer.to_str(),
         tokenizer.eos_token_id,
     ]
@@ -151,12 +154,14 @@ def _encode_batch(batch: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBas
     without_context = _tokenize([question_prompt(questions[i]) for i in chosen], [answers[i] for i in chosen], tokenizer, False)
     context_free = dict(zip(chosen, without_context, strict=True))
 
-    groups = index_contexts(contexts)
+    groups = group_rows(contexts)
     sequences: list[TrainingSequence] = []
-    for indices in groups.values():
+    for indices in groups:
         sequences += _pack([examples[i] for i in indices], [context_free.get(i) for i in indices], config)
     if config.text_weight:
-        sequences += _plain_text([context for context in groups if is_chosen(context, config.text_share)], tokenizer, config)
+        sequences += _plain_text(
+            [context for context in dict.fromkeys(contexts) if is_chosen(context, config.text_share)], tokenizer, config
+        )
     return {
         "input_ids": [sequence.input_ids for sequence in sequences],
         "position_ids": [sequence.position_ids for sequence in sequences],

@@ -5,6 +5,7 @@ missing value, and where an unquoted comma splits a cell, it shifts the whole ro
 """
 
 import csv
+import hashlib
 import json
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,7 +51,8 @@ def _cached(rows: Callable[[], Iterator[Record]], columns: Record, name: str) ->
     """
     if next(rows(), None) is None:
         raise TrainingError(f"data set {name}: it has no questions; expected at least one")
-    content = [Path(name).read_bytes(), Path(__file__).read_bytes()]
+    with open(name, "rb") as file:
+        content = [hashlib.file_digest(file, "sha256").hexdigest(), Path(__file__).read_bytes()]
     try:
         return Dataset.from_generator(rows, features=Features(columns), fingerprint=Hasher.hash(content))
     except DatasetGenerationError as error:

@@ -1,26 +1,17 @@
 """Select rows of a data set: random samples, whole contexts, answerable questions."""
 
-import hashlib
-from collections.abc import Iterable
-
 import numpy as np
-from datasets import Dataset
+from datasets import Column, Dataset
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from training.data.hashing import group_rows
 from training.data.squad import Row, Splits
 
 
-def contexts(split: Dataset) -> list[str]:
-    """Return the distinct contexts in the order of the data. The word models train on this text."""
-    return list(dict.fromkeys(split["context"]))
-
-
-def index_contexts(contexts: Iterable[str]) -> dict[str, list[int]]:
-    """Map each context to the indices of its rows. Contexts are in the order of their first row."""
-    indices: dict[str, list[int]] = {}
-    for index, context in enumerate(contexts):
-        indices.setdefault(context, []).append(index)
-    return indices
+def contexts(split: Dataset) -> Column:
+    """Return the distinct contexts in the order of the data, on which the word models train. They are read from disk whenever used."""
+    return split.select([rows[0] for rows in group_rows(split["context"])])["context"]
 
 
 def draw(rows: Dataset, count: int | None, seed: int) -> Dataset:
@@ -38,7 +29,7 @@ def split_contexts(rows: Dataset, count: int, seed: int) -> tuple[Dataset, Datas
     Contexts stay whole because questions about the same context are trained together, and because a held-out context must
     not be trained on. The first context drawn is taken even if it alone has more than `count` rows.
     """
-    groups = list(index_contexts(rows["context"]).values())
+    groups = group_rows(rows["context"])
     order = np.random.default_rng(seed).permutation(len(groups))
     return _take([groups[number] for number in order], rows, count)
 
@@ -51,26 +42,38 @@ def split_articles(rows: Dataset, count: int, seed: int) -> tuple[Dataset, Datas
     """
     if "title" not in rows.column_names:
         return split_contexts(rows, count, seed)
-    groups = [group for group in index_contexts(rows["title"]).values() if len(group) <= count]
+    groups = [group for group in group_rows(rows["title"]) if len(group) <= count]
     if not groups:
         return split_contexts(rows, count, seed)
-    answers = rows["answers"]
-    return _take(sorted(groups, key=lambda group: (all(answers[row]["text"] for row in group), len(group))), rows, count)
+    answered = has_answer(rows)
+    return _take(sorted(groups, key=lambda group: (bool(answered[group].all()), len(group))), rows, count)
 
 
-def _take(groups: list[list[int]], rows: Dataset, count: int) -> tuple[Dataset, Dataset]:
+def _take(groups: list[NDArray[np.int64]], rows: Dataset, count: int) -> tuple[Dataset, Dataset]:
     """Split `rows` into the first `groups`, up to `count` rows in all but at least one group, and the remaining rows."""
-    taken: list[int] = []
+    taken = np.zeros(len(rows), bool)
+    number = 0
     for group in groups:
-        if taken and len(taken) + len(group) > count:
+        if number and number + len(group) > count:
             break
-        taken += group
-    return rows.select(sorted(taken)), rows.select(sorted(set(range(len(rows))) - set(taken)))
+        taken[group] = True
+        number += len(group)
+    return split_rows(rows, taken)
+
+
+def split_rows(rows: Dataset, chosen: NDArray[np.bool_]) -> tuple[Dataset, Dataset]:
+    """Split `rows` into the chosen ones and all others."""
+    return rows.select(np.flatnonzero(chosen)), rows.select(np.flatnonzero(~chosen))
+
+
+def has_answer(rows: Dataset) -> NDArray[np.bool_]:
+    """Return whether each row has an answer."""
+    return np.fromiter((bool(answers["text"]) for answers in rows["answers"]), bool)
 
 
 def answerable(rows: Dataset) -> Dataset:
     """Return the rows that have an answer."""
-    return rows.select([index for index, answers in enumerate(rows["answers"]) if answers["text"]])
+    return rows.select(np.flatnonzero(has_answer(rows)))
 
 
 def describe_unanswered(splits: Splits) -> str:
@@ -82,13 +85,3 @@ def describe_unanswered(splits: Splits) -> str:
 def eval_loader(rows: Dataset, batch_size: int = 32) -> DataLoader[list[Row]]:
     """Return a loader that yields the rows as lists of up to `batch_size`."""
     return DataLoader(rows, batch_size=batch_size, collate_fn=list)
-
-
-def is_chosen(text: str, share: float) -> bool:
-    """Choose a `share` of all texts by their hash, so that every run chooses the same ones, whatever their order."""
-    return text_hash(text) < share * 2**64
-
-
-def text_hash(text: str) -> int:
-    """Return a hash of a text below 2⁶⁴, the same in every process."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])

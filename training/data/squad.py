@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
+import numpy as np
 from datasets import Dataset, DatasetDict, load_dataset, load_dataset_builder
 
 from training.data.formats import read_files
+from training.data.hashing import hash_texts
 from training.errors import TrainingError, first_line
 
 COLUMNS = {"context", "question", "answers"}
@@ -129,9 +131,9 @@ def _hold_out(rows: Dataset, source: str) -> tuple[Dataset, Dataset]:
 
     The contexts with the smallest hashes are held out, so the order of the rows does not matter.
     """
-    ranked = sorted(set(rows["context"]), key=lambda context: hashlib.sha256(context.encode()).digest())
+    hashes = hash_texts(rows["context"])
+    ranked = np.unique(hashes)
     if len(ranked) < 2:
         raise TrainingError(f"data set {source}: it has one context and no test split; expected at least two contexts")
-    held_out = set(ranked[: max(1, len(ranked) // 10)])
-    test = [index for index, context in enumerate(rows["context"]) if context in held_out]
-    return rows.select(sorted(set(range(len(rows))) - set(test))), rows.select(test)
+    first_kept = ranked[max(1, len(ranked) // 10)]
+    return rows.select(np.flatnonzero(hashes >= first_kept)), rows.select(np.flatnonzero(hashes < first_kept))

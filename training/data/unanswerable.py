@@ -7,16 +7,18 @@ more, so they are repeated where there are few.
 """
 
 import itertools
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from datasets import Dataset, concatenate_datasets
+from datasets import Column, Dataset, concatenate_datasets
+from datasets.fingerprint import Hasher
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from training.data.contrast import change_question, names_in
-from training.data.selection import answerable, index_contexts, is_chosen, text_hash
+from training.data.hashing import group_rows, hash_texts, is_chosen, text_hash
+from training.data.selection import answerable, contexts, has_answer, split_rows
 
 FAR_SHARE = 0.2
 """Share of the questions beside another paragraph for which it is one of another article: easy ones, but a user's passage may be about
@@ -49,20 +51,16 @@ def mix(rows: Dataset, share: float, changed_share: float) -> Mixture:
     Unanswerable questions in `rows` count first: their contexts are repeated, up to `MAX_REPEATS` times. Then as many questions are made as
     are missing, at most one of each answerable question.
     """
-    contexts = {context for context, answers in zip(rows["context"], rows["answers"], strict=True) if not answers["text"]}
-    written, others = _split(rows, contexts)
+    hashes = hash_texts(rows["context"])
+    with_unanswerable = hashes[~has_answer(rows)]
+    written, others = split_rows(rows, np.isin(hashes, with_unanswerable))
     unanswerable = len(written) - len(answerable(written))
     repeats = min(MAX_REPEATS, max(1, int(share * len(rows) / unanswerable))) if unanswerable else 1
     answered = len(others) + repeats * (len(written) - unanswerable)
     missing = max(0.0, share / (1 - share) * answered - repeats * unanswerable)
-    made, made_others = _split(make_unanswerable(answerable(rows), missing / max(1, answered), changed_share), contexts)
+    new = make_unanswerable(answerable(rows), missing / max(1, answered), changed_share)
+    made, made_others = split_rows(new, np.isin(hash_texts(new["context"]), with_unanswerable))
     return Mixture(concatenate_datasets([written, made]), repeats, concatenate_datasets([others, made_others]))
-
-
-def _split(rows: Dataset, contexts: set[str]) -> tuple[Dataset, Dataset]:
-    """Split `rows` into those with one of `contexts`, and all others."""
-    chosen = np.array([context in contexts for context in rows["context"]], dtype=bool)
-    return rows.select(np.flatnonzero(chosen)), rows.select(np.flatnonzero(~chosen))
 
 
 def make_unanswerable(rows: Dataset, share: float, changed_share: float) -> Dataset:
@@ -73,65 +71,82 @@ def make_unanswerable(rows: Dataset, share: float, changed_share: float) -> Data
     them any other. An article with a single context, and data without the column `title`, takes the nearest of all contexts.
     """
     chosen = rows.select([i for i, question in enumerate(rows["question"]) if is_chosen(f"unanswerable {question}", share)])
-    contexts, articles = list(index_contexts(rows["context"])), _articles(rows)
-    changed, kept = _change_questions(chosen, articles or {"": contexts}, changed_share)
-    return concatenate_datasets([changed, _change_contexts(kept, contexts, articles)])
+    texts, articles = contexts(rows), _articles(rows)
+    changed, kept = _change_questions(chosen, texts, articles or {"": list(range(len(texts)))}, changed_share)
+    return concatenate_datasets([changed, _change_contexts(kept, texts, articles)])
 
 
-def _change_questions(rows: Dataset, articles: dict[str, list[str]], share: float) -> tuple[Dataset, Dataset]:
+def _change_questions(rows: Dataset, contexts: Column, articles: dict[str, list[int]], share: float) -> tuple[Dataset, Dataset]:
     """Split `rows` into those whose questions are changed, up to `share` of them, and those that need another context."""
-    names = {title: names_in("\n".join(sorted(contexts)))[:MAX_NAMES] for title, contexts in articles.items()}
+    names = {title: names_in("\n".join(sorted(contexts[members])))[:MAX_NAMES] for title, members in articles.items()}
     titles = rows["title"] if "title" in rows.column_names else [""] * len(rows)
     changed = [
         change_question(question, context, names[title]) if is_chosen(f"changed {question}", share) else None
         for title, context, question in zip(titles, rows["context"], rows["question"], strict=True)
     ]
-    columns = rows.to_dict() | {"question": changed}
-    columns["answers"] = [{key: [] for key in answers} for answers in columns["answers"]]
-    others = [i for i, question in enumerate(changed) if question is None]
-    return Dataset.from_dict(columns, features=rows.features).filter(bool, input_columns="question"), rows.select(others)
+    is_changed = np.array([question is not None for question in changed], bool)
+    to_change, others = split_rows(rows, is_changed)
+    return _replace(to_change, "question", [question for question in changed if question is not None]), others
 
 
-def _change_contexts(rows: Dataset, contexts: list[str], articles: dict[str, list[str]]) -> Dataset:
+def _change_contexts(rows: Dataset, contexts: Column, articles: dict[str, list[int]]) -> Dataset:
     """Give each question another context, which lacks its answers; leave out those for which there is none."""
-    columns = rows.to_dict()
-    members = index_contexts(title if len(articles.get(title, ())) > 1 else "" for title in columns.get("title", [""] * len(rows)))
-    found = [""] * len(rows)
-    for title, indices in members.items():
-        nearest = _nearest([columns["question"][i] for i in indices], articles.get(title, contexts))
-        for i, near in zip(indices, nearest, strict=True):
-            question, answers = columns["question"][i], columns["answers"][i]["text"]
-            far = [contexts[(text_hash(question) + n) % len(contexts)] for n in range(CANDIDATES)]
+    everywhere = list(range(len(contexts)))
+    titles = rows["title"] if "title" in rows.column_names else [""] * len(rows)
+    found = np.full(len(rows), -1)
+    for group in group_rows(title if len(articles.get(title, ())) > 1 else "" for title in titles):
+        members = articles.get(titles[int(group[0])], everywhere)
+        members = members if len(members) > 1 else everywhere
+        part = rows.select(group)
+        nearest = _nearest(list(part["question"]), contexts[members])
+        for i, question, references, places in zip(group, part["question"], part["answers"], nearest, strict=True):
+            near = [members[place] for place in places]
+            far = [(text_hash(question) + n) % len(contexts) for n in range(CANDIDATES)]
             candidates = far + near if is_chosen(f"far {question}", FAR_SHARE) else near + far
-            found[i] = next((context for context in candidates if not _tells(context, answers)), "")
-    columns["context"] = found
-    columns["answers"] = [{key: [] for key in answers} for answers in columns["answers"]]
-    return Dataset.from_dict(columns, features=rows.features).filter(bool, input_columns="context")
+            found[i] = next((number for number in candidates if not _tells(contexts[number], references["text"])), -1)
+    return _replace(rows.select(np.flatnonzero(found >= 0)), "context", found[found >= 0].tolist(), contexts.__getitem__)
 
 
-def _articles(rows: Dataset) -> dict[str, list[str]]:
-    """Return the contexts of each article; nothing if the data does not name the articles."""
+def _replace(rows: Dataset, column: str, values: list[Any], read: Callable[[Any], str] = str) -> Dataset:
+    """Return `rows` without answers and with other texts in a column: what `read` returns for each of `values`."""
+
+    def change(answers: dict[str, Any], index: int) -> dict[str, Any]:
+        return {column: read(values[index]), "answers": {key: [] for key in answers}}
+
+    return rows.map(
+        change,
+        with_indices=True,
+        input_columns="answers",
+        features=rows.features,
+        new_fingerprint=Hasher.hash([rows._fingerprint, column, values]),
+        desc="making questions that have no answer",
+    )
+
+
+def _articles(rows: Dataset) -> dict[str, list[int]]:
+    """Return the numbers of the contexts of each article, as `contexts` counts them; nothing if the data does not name the articles."""
     if "title" not in rows.column_names:
         return {}
-    articles: dict[str, dict[str, None]] = defaultdict(dict)
-    for title, context in zip(rows["title"], rows["context"], strict=True):
-        articles[title][context] = None
-    return {title: list(members) for title, members in articles.items()}
+    numbers = np.empty(len(rows), np.int64)
+    for number, group in enumerate(group_rows(rows["context"])):
+        numbers[group] = number
+    groups, titles = group_rows(rows["title"]), rows["title"]
+    return {titles[int(group[0])]: list(dict.fromkeys(numbers[group].tolist())) for group in groups}
 
 
-def _nearest(questions: list[str], contexts: list[str]) -> Iterator[list[str]]:
-    """Yield for each question up to `CANDIDATES` contexts, the nearest first."""
+def _nearest(questions: list[str], contexts: list[str]) -> Iterator[list[int]]:
+    """Yield for each question the places of up to `CANDIDATES` contexts, the nearest first."""
     vectorizer = TfidfVectorizer(stop_words="english")
     try:
         vectors = vectorizer.fit_transform(contexts)
     except ValueError:  # the contexts hold nothing but stop words
-        yield from itertools.repeat(contexts[:CANDIDATES], len(questions))
+        yield from itertools.repeat(list(range(min(CANDIDATES, len(contexts)))), len(questions))
         return
     for start in range(0, len(questions), BATCH):
         similarity = (vectorizer.transform(questions[start : start + BATCH]) @ vectors.T).toarray()
         for row in similarity:
             best = np.argpartition(-row, CANDIDATES)[:CANDIDATES] if len(row) > CANDIDATES else np.arange(len(row))
-            yield [contexts[place] for place in best[np.argsort(-row[best], kind="stable")]]
+            yield best[np.argsort(-row[best], kind="stable")].tolist()
 
 
 def _tells(context: str, answers: list[str]) -> bool:

@@ -3,6 +3,7 @@
 import math
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,7 @@ from safetensors.torch import save_file
 
 from models.bigram import Bigram
 from models.rnn import LSTM
-from models.spelling import Spelling
-from models.words import Vocabulary, tokenize
+from models.words import fit_vocabulary, tokenize
 from training.checkpoint import CHECKPOINTS, newest_checkpoint
 from training.config import Config
 from training.device import choose_device
@@ -29,7 +29,7 @@ RNN_WORDS = 25_000_000
 """The words that the LSTM reads at most if the run has no time limit, in whole epochs: see docs/word-models.md."""
 
 
-def fit_bigram(train: list[str], test: list[str], directory: Path) -> dict[str, Any]:
+def fit_bigram(train: Sequence[str], test: Sequence[str], directory: Path) -> dict[str, Any]:
     """Fit the bigram on `train` and save it. Returns its metrics on `test`."""
     started = time.perf_counter()
     model = Bigram.fit(train)
@@ -38,7 +38,7 @@ def fit_bigram(train: list[str], test: list[str], directory: Path) -> dict[str, 
     return word_model_metrics(model, test) | {"vocabulary": len(model.vocabulary), "seconds": seconds}
 
 
-def fit_rnn(train: list[str], test: list[str], config: Config, seconds: float | None, interruption: Interruption) -> dict[str, Any]:
+def fit_rnn(train: Sequence[str], test: Sequence[str], config: Config, seconds: float | None, interruption: Interruption) -> dict[str, Any]:
     """Fit the LSTM on `train` within `seconds` and save it. Returns the metrics of the saved model on `test`."""
     directory = config.output_dir / "rnn"
     statistics = fit_lstm(
@@ -57,7 +57,7 @@ def fit_rnn(train: list[str], test: list[str], config: Config, seconds: float | 
 
 
 def fit_lstm(
-    texts: list[str],
+    texts: Sequence[str],
     directory: Path,
     *,
     config: LSTMConfig = LSTMConfig(),  # noqa: B008  # frozen
@@ -80,14 +80,13 @@ def fit_lstm(
     learn from.
     """
     torch.manual_seed(seed)
-    tokenized = [tokenize(text) for text in texts]
-    held_out_count = min(200, math.ceil(len(tokenized) / 20)) if len(tokenized) > 1 else 0
-    train_texts = tokenized[: len(tokenized) - held_out_count]
-    held_out_texts = tokenized[len(tokenized) - held_out_count :] or tokenized
-    vocabulary = Vocabulary.count(train_texts, config.vocabulary_size)
+    held_out_count = min(200, math.ceil(len(texts) / 20)) if len(texts) > 1 else 0
+    train_texts = texts[: len(texts) - held_out_count]
+    held_out_texts = texts[len(texts) - held_out_count :] or texts
+    vocabulary, spelling = fit_vocabulary(train_texts, config.vocabulary_size)
     device, bf16, _ = choose_device()
-    train = torch.from_numpy(vocabulary.encode_texts(train_texts)).to(device)
-    held_out = torch.from_numpy(vocabulary.encode_texts(held_out_texts)).to(device)
+    train = torch.from_numpy(vocabulary.encode_texts(map(tokenize, train_texts))).to(device)
+    held_out = torch.from_numpy(vocabulary.encode_texts(map(tokenize, held_out_texts))).to(device)
     if words is not None:
         epochs = min(epochs, max(1, words // len(train)))
 
@@ -107,7 +106,7 @@ def fit_lstm(
 
     save_file({name: weight.contiguous() for name, weight in trainer.best_state.items()}, directory / "lstm.safetensors")
     vocabulary.save(directory / "vocabulary.json")
-    Spelling.fit(vocabulary.unknown(train_texts)).save(directory / "spelling.npz")
+    spelling.save(directory / "spelling.npz")
     progress = trainer.progress
     return {
         "words": progress.words,

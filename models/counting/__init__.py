@@ -1,0 +1,1 @@
+"""Count what does not fit in memory: words, and pairs of words."""
