@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.serving.process import free_port
 from tests.client import GENERATE_BODY
-from tests.conftest import HANG_SECONDS, Trained, serve_held, wait_until
+from tests.conftest import HANG_SECONDS, NEVER, Trained, serve_held, wait_until
 from tests.contract import check_schema
 from tests.replicas.proxy import CONFIGURATION, REPLICAS, Proxy, haproxy, proxied
 
@@ -143,9 +143,9 @@ def check_problem(response: httpx.Response, status: int) -> None:
 
 
 def test_a_client_that_leaves_cancels_its_request(trained: Trained, tmp_path: Path) -> None:
-    with serve_held(trained, tmp_path) as server:
+    with serve_held(trained, tmp_path, TRIGEN_TIMEOUT_SECONDS=NEVER) as server:  # the time limit would also end the texts
         port = int(server.url.rpartition(":")[2])
-        with proxied((port, port), tmp_path / "haproxy") as proxy, server.texts_held():
+        with proxied((port, port), tmp_path / "haproxy", f"{NEVER}s") as proxy, server.texts_held():
             for stream in (False, True):
                 with httpx.Client(timeout=httpx.Timeout(HANG_SECONDS, read=1)) as client, pytest.raises(httpx.ReadTimeout):
                     client.post(f"{proxy.url}/generate_with_rnn", json=GENERATE_BODY | {"stream": stream})
