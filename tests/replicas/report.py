@@ -39,7 +39,7 @@ class Phases:
 
 def _counts(calls: list[Call]) -> str:
     outcomes = Counter(call.outcome for call in calls)
-    return " | ".join(f"{count:,}" for count in (len(calls), *(outcomes[outcome] for outcome in ("answered", "broken off", "failed"))))
+    return " | ".join(f"{count:,}" for count in (len(calls), *(outcomes[outcome] for outcome in OUTCOMES)))
 
 
 def versions(calls: Iterable[Call]) -> set[str]:

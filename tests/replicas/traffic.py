@@ -10,13 +10,15 @@ from typing import Literal
 
 import aiohttp
 
-from tests.conftest import HANG_SECONDS
+from tests.conftest import HANG_SECONDS, wait_until
 from tests.load.answers import WrongAnswer, check, read_answer
 from tests.load.mix import KINDS, VARIANTS, Kind, LoadRequest, native
 
 CLIENTS = 64
 SECONDS = 60
 REQUESTS = 2_000
+CALLS = 100
+"""Enough to have a call of each model among them."""
 TAG = re.compile(rb'"(trigen-[a-z]+:[a-z0-9]+)"')
 LONG_STREAMS = (
     Kind("LSTM, long stream", 4, "/generate_with_rnn", native(430, 10, stream=True)),
@@ -82,6 +84,10 @@ class Traffic:
             task.add_done_callback(running.discard)
             task.add_done_callback(lambda _: free.release())
         await asyncio.gather(*running)
+
+    def wait_for_calls(self) -> None:
+        """Wait until CALLS calls of the current phase have ended."""
+        wait_until(lambda: sum(call.phase == self.phase for call in self.calls) >= CALLS, f"{CALLS} calls in the phase {self.phase}")
 
     async def _send(self, request: LoadRequest) -> None:
         phase, started = self.phase, time.monotonic()
