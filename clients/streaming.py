@@ -8,10 +8,14 @@ from collections.abc import AsyncIterator, Iterator
 from types import ModuleType
 from typing import Any
 
+import httpx
+
 from .client import AuthenticatedClient, Client
 from .models import CompletionChunk, ErrorResponse, GenerateEvent, ProblemDetails
 
 Event = GenerateEvent | CompletionChunk
+DONE = "data: [DONE]"
+"""The last line of OpenAI's streams."""
 
 
 class Refused(Exception):
@@ -22,19 +26,33 @@ class Refused(Exception):
         self.problem = problem
 
 
+class CutOff(Exception):
+    """The stream ended without its last event: the service died, or the connection broke. Send the request again."""
+
+    def __init__(self) -> None:
+        super().__init__("The stream was cut off before its last event. Send the request again.")
+
+
 def stream(operation: ModuleType, *, client: AuthenticatedClient | Client, body: Any) -> Iterator[Event]:
     """Yield the events of an operation, such as `trigen_client.api.generation.generate_text`. Sets `stream` in `body`.
 
-    Raises `Refused` if the service returns an error. If the last event has no `finish_reason`, the stream was cut off.
+    Raises `Refused` if the service returns an error, and `CutOff` if the stream ends without its last event.
     """
     body.stream = True
     with client.get_httpx_client().stream(**operation._get_kwargs(body=body)) as response:
         if response.status_code != 200:
             response.read()
             raise Refused(operation._parse_response(client=client, response=response))
-        for line in response.iter_lines():
-            if event := _event(line):
-                yield event
+        is_over = False
+        try:
+            for line in response.iter_lines():
+                if event := _event(line):
+                    yield event
+                is_over = is_over or _is_last(line, event)
+        except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
+            raise CutOff from error
+        if not is_over:
+            raise CutOff
 
 
 async def astream(operation: ModuleType, *, client: AuthenticatedClient | Client, body: Any) -> AsyncIterator[Event]:
@@ -44,14 +62,25 @@ async def astream(operation: ModuleType, *, client: AuthenticatedClient | Client
         if response.status_code != 200:
             await response.aread()
             raise Refused(operation._parse_response(client=client, response=response))
-        async for line in response.aiter_lines():
-            if event := _event(line):
-                yield event
+        is_over = False
+        try:
+            async for line in response.aiter_lines():
+                if event := _event(line):
+                    yield event
+                is_over = is_over or _is_last(line, event)
+        except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
+            raise CutOff from error
+        if not is_over:
+            raise CutOff
 
 
 def _event(line: str) -> Event | None:
     """Parse a line. Comments, which keep a stream alive, and OpenAI's final `[DONE]` are not events."""
-    if not line.startswith("data: ") or line == "data: [DONE]":
+    if not line.startswith("data: ") or line == DONE:
         return None
     data = json.loads(line.removeprefix("data: "))
     return CompletionChunk.from_dict(data) if "choices" in data else GenerateEvent.from_dict(data)
+
+
+def _is_last(line: str, event: Event | None) -> bool:
+    return line == DONE or (isinstance(event, GenerateEvent) and bool(event.finish_reason))

@@ -11,8 +11,15 @@ export function trigen(baseUrl: string, key?: string): Client<paths, Json> {
   return createClient<paths, Json>({ baseUrl, headers });
 }
 
+/** The stream ended without its last event: the service died, or the connection broke. Send the request again. */
+export class CutOff extends Error {
+  constructor(options?: ErrorOptions) {
+    super("The stream was cut off before its last event. Send the request again.", options);
+  }
+}
+
 /**
- * Yield the events of a response body, which `parseAs: "stream"` returns.
+ * Yield the events of a response body, which `parseAs: "stream"` returns. Throws `CutOff` if the last one is missing.
  *
  * Comments, which keep a stream alive, and OpenAI's final `[DONE]` are not events.
  */
@@ -21,13 +28,27 @@ export async function* events<Event extends Schemas["GenerateEvent"] | Schemas["
 ): AsyncGenerator<Event> {
   const decoder = new TextDecoder();
   let rest = "";
-  for await (const bytes of body) {
+  let isOver = false;
+  for await (const bytes of received(body)) {
     const lines = (rest + decoder.decode(bytes, { stream: true })).split("\n");
     rest = lines.pop() ?? "";
     for (const line of lines) {
-      if (line.startsWith("data: ") && line !== "data: [DONE]") {
-        yield JSON.parse(line.slice("data: ".length)) as Event;
+      if (line === "data: [DONE]") {
+        isOver = true;
+      } else if (line.startsWith("data: ")) {
+        const event = JSON.parse(line.slice("data: ".length)) as Event;
+        isOver ||= "finish_reason" in event && Boolean(event.finish_reason);
+        yield event;
       }
     }
+  }
+  if (!isOver) throw new CutOff();
+}
+
+async function* received(body: ReadableStream<Uint8Array>): AsyncGenerator<Uint8Array> {
+  try {
+    yield* body;
+  } catch (error) {
+    throw new CutOff({ cause: error });
   }
 }

@@ -6,11 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.client import CONTEXT, waiting_texts
@@ -165,6 +166,52 @@ def test_the_client_reads_streams(server: Server) -> None:
     with client(server) as session, pytest.raises(streaming.Refused) as refused:
         list(streaming.stream(trigen_client("api.generation.generate_text"), client=session, body=wrong))
     assert refused.value.problem.status == 422
+
+
+class Broken(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """A response body that arrives in part."""
+
+    def __init__(self, received: bytes, error: httpx.TransportError | None) -> None:
+        self.received = received
+        self.error = error
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self.received
+        if self.error:
+            raise self.error
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self:
+            yield piece
+
+
+@pytest.mark.parametrize("error", [None, httpx.RemoteProtocolError("incomplete chunked read"), httpx.ReadError("reset")], ids=repr)
+@pytest.mark.parametrize(
+    ("operation", "last"),
+    [
+        ("generation.generate_text", b'data: {"text": " a", "finish_reason": "length"}\n\n'),
+        ("openai.create_completion", b"data: [DONE]\n\n"),
+    ],
+)
+def test_the_client_raises_an_error_if_a_stream_is_cut_off(operation: str, last: bytes, error: httpx.TransportError | None) -> None:
+    models, streaming, module = trigen_client("models"), trigen_client("streaming"), trigen_client(f"api.{operation}")
+    body = models.GenerateRequest(start_word="The", length=5)
+
+    def follow(how: str, received: bytes) -> list[Any]:
+        transport = httpx.MockTransport(lambda request: httpx.Response(200, stream=Broken(received, error)))
+        session = trigen_client("client").Client(base_url="http://trigen", httpx_args={"transport": transport})
+
+        async def follow_async() -> list[Any]:
+            async with session:
+                return [event async for event in streaming.astream(module, client=session, body=body)]
+
+        return asyncio.run(follow_async()) if how == "async" else list(streaming.stream(module, client=session, body=body))
+
+    for how in ("sync", "async"):
+        with pytest.raises(streaming.CutOff, match="Send the request again"):
+            follow(how, b'data: {"text": " a"}\n\n')
+        if not error:
+            follow(how, b'data: {"text": " a"}\n\n' + last)
 
 
 @pytest.mark.parametrize("example", ["generated_client.py", "openai_client.py", "bentoml_client.py", "curl.sh"])

@@ -7,7 +7,7 @@ tells whether an answer belongs to its request.
 import itertools
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,12 +144,12 @@ def all_requests() -> list[LoadRequest]:
     return [kind.request(number) for kind in KINDS for number in range(VARIANTS if kind.body(0) else 1)]
 
 
-def mixed(seed: int) -> Iterator[LoadRequest]:
+def mixed(seed: int, kinds: Sequence[Kind] = KINDS) -> Iterator[LoadRequest]:
     """Yield requests without end, each kind as often as its weight says."""
     random_numbers = random.Random(seed)
-    weights = list(itertools.accumulate(kind.weight for kind in KINDS))
+    weights = list(itertools.accumulate(kind.weight for kind in kinds))
     while True:
-        kind = random_numbers.choices(KINDS, cum_weights=weights)[0]
+        kind = random_numbers.choices(kinds, cum_weights=weights)[0]
         yield kind.request(random_numbers.randrange(VARIANTS))
 
 
