@@ -30,7 +30,7 @@ SOURCES := train.py service.py generate.py models training serving benchmarks te
 export BENTOML_DO_NOT_TRACK ?= True
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train test test-slow test-load test-faults screenshots bench-train bench-baselines bench-serve bench-scaling bench-gpu report lint types lock image format openapi client client-python \
+.PHONY: help serve train test test-slow test-load test-faults test-nodes screenshots bench-train bench-baselines bench-serve bench-scaling bench-gpu report lint types lock image format openapi client client-python \
 	client-typescript
 
 help: ## list these commands
@@ -55,6 +55,9 @@ test-load: $(INSTALLED_DEV) ## run the service at twice its capacity, and cancel
 test-faults: $(INSTALLED_DEV) ## inject faults into the running service, five minutes; writes the table in docs/reliability.md
 	$(BIN)/pytest -q -m '' $$($(BIN)/python -m tests.faults.table --tests)
 	$(BIN)/python -m tests.faults.table
+
+test-nodes: $(INSTALLED_DEV) ## train on two hosts of its own, one of which dies, ten minutes; needs root and iproute2
+	$(BIN)/pytest -q -m slow tests/training/test_two_hosts.py
 
 screenshots: $(INSTALLED_DEV) ## take the pictures in docs/page.md anew, with the newest models in the store; needs Chromium
 	PICTURES=docs/page $(BIN)/pytest -q -m slow tests/page/test_screenshots.py
