@@ -77,7 +77,7 @@ class Training:
     def finish(self, *processes: "subprocess.Popen[bytes]") -> None:
         """Let the training run at full speed to its end."""
         self.pace.write_text("0")
-        assert [process.wait(HANG_SECONDS) for process in processes] == [0] * len(processes), self.printed()
+        assert [process.wait(2 * HANG_SECONDS) for process in processes] == [0] * len(processes), self.printed()
 
 
 @pytest.fixture
