@@ -37,7 +37,7 @@ SOURCES := train.py service.py generate.py models training serving benchmarks te
 export BENTOML_DO_NOT_TRACK ?= True
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train test test-slow test-image test-load test-faults screenshots bench-train bench-baselines bench-serve bench-scaling bench-gpu bench-image report lint types lock image format openapi client client-python test-replicas \
+.PHONY: help serve train test test-slow test-image test-load test-faults screenshots bench-train bench-baselines bench-serve bench-scaling bench-gpu bench-image report lint types lock image format openapi client client-python test-replicas test-nodes \
 	client-typescript
 
 help: ## list these commands
@@ -68,6 +68,9 @@ test-faults: $(INSTALLED_DEV) ## inject faults into the running service, five mi
 
 test-replicas: $(INSTALLED_DEV) ## kill and roll replicas behind haproxy under load, three minutes; writes runs/replicas/report.md
 	$(BIN)/pytest -q -m replicas tests/replicas; status=$$?; cat runs/replicas/report.md; exit $$status
+
+test-nodes: $(INSTALLED_DEV) ## train on two hosts of its own, one of which dies, ten minutes; needs root and iproute2
+	$(BIN)/pytest -q -m slow tests/training/test_two_hosts.py
 
 screenshots: $(INSTALLED_DEV) ## take the pictures in docs/page.md anew, with the newest models in the store; needs Chromium
 	PICTURES=docs/page $(BIN)/pytest -q -m slow tests/page/test_screenshots.py

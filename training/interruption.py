@@ -39,7 +39,10 @@ class Interruption:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Hold a signal back until the block has saved its work and ends. A second signal is not held back."""
+        """Hold a signal back until the block has saved its work and ends. Ctrl-C after a signal is not held back.
+
+        A second SIGTERM is: a cluster may send it to every process, and then torchrun sends it to its workers again.
+        """
         self._deferred = True
         try:
             yield
@@ -49,8 +52,8 @@ class Interruption:
             raise Interrupted(self.requested, saved=True)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        is_second, self._received, self.requested = self._received, True, number
-        if is_second or not self._deferred:
+        insists, self._received, self.requested = self._received and number == signal.SIGINT, True, number
+        if insists or not self._deferred:
             raise Interrupted(number, saved=False)
         # Not print(): the handler may have interrupted one, and print is not reentrant.
-        os.write(2, b"\nfinishing this step, then saving; a second signal ends the run at once\n")
+        os.write(2, b"\nfinishing this step, then saving; Ctrl-C now ends the run at once\n")

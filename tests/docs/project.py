@@ -32,7 +32,15 @@ FOREIGN_FLAGS = {
     "npx": {"--prefix"},
     "opt_in_out": {"--opt_out"},  # OpenVINO's
     "tensorboard": {"--logdir"},
-    "torchrun": {"--nproc-per-node"},
+    "torchrun": {
+        "--max-restarts",
+        "--nnodes",
+        "--nproc-per-node",
+        "--rdzv-backend",
+        "--rdzv-endpoint",
+        "--rdzv-id",
+        "--shutdown-timeout",
+    },
 }
 """The flags of other programs that the documents use."""
 

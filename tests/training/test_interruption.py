@@ -21,7 +21,7 @@ except Interrupted as interrupted:
 else:
     print("not interrupted")
 """
-NOTICE = "finishing this step, then saving; a second signal ends the run at once"
+NOTICE = "finishing this step, then saving; Ctrl-C now ends the run at once"
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,11 @@ NOTICE = "finishing this step, then saving; a second signal ends the run at once
             ["not saved 130"],
             1,
         ),
+        (
+            ["with interruption.deferred():", "    send(signal.SIGTERM)", "    send(signal.SIGTERM)", "    print('saving')"],
+            ["saving", "saved 143"],
+            2,
+        ),
         (["with interruption.deferred():", "    pass", "send(signal.SIGTERM)", "print('not reached')"], ["not saved 143"], 0),
         (["with interruption.deferred():", "    print(interruption.requested)"], ["None", "not interrupted"], 0),
         (  # another process received the signal first
@@ -53,7 +58,8 @@ NOTICE = "finishing this step, then saving; a second signal ends the run at once
         "Ctrl-C outside the block ends the run at once",
         "SIGTERM waits for the end of the block",
         "Ctrl-C waits for the end of the block",
-        "a second signal does not wait",
+        "Ctrl-C after a signal does not wait",
+        "SIGTERM after SIGTERM waits",
         "a signal after the block does not wait",
         "a block without a signal ends normally",
         "a signal to another process does not count as the first of two",

@@ -12,7 +12,7 @@ from datasets import Dataset, concatenate_datasets
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from models.answering.answers import ALWAYS_ANSWERS, AnswerSettings
-from training.checkpoint import CHECKPOINTS, newest_checkpoint
+from training.checkpoint import CHECKPOINTS
 from training.config import Config
 from training.data.encoding import EncodingConfig, encode, encode_mixture
 from training.data.selection import answerable, contexts, draw, split_articles, split_contexts
@@ -26,6 +26,7 @@ from training.export.artifact import export_for_cpu, open_artifact, save_artifac
 from training.export.model_card import write_model_card
 from training.export.quantization import choose_weights
 from training.fine_tuning.base_model import add_adapters, supports_shared_context
+from training.fine_tuning.checkpoint import find_checkpoint, require_shared
 from training.fine_tuning.loop import FineTuner, Progress
 from training.fine_tuning.metrics_log import MetricsLog
 from training.fine_tuning.report import write_report
@@ -68,9 +69,10 @@ def fine_tune(
     """Fine-tune the base model, write the artifact with report and model card into `directory`, and return the metrics on test questions.
 
     The answers come from the engine that serves on this machine: with int8 or fp16 weights on a CPU, bf16 on a GPU. Every process must
-    call this; all but the main one get an empty dict.
+    call this; all but the main one get an empty dict. Raises TrainingError if the machines do not share `config.output_dir`.
     """
     model, tokenizer = base
+    require_shared(config.output_dir, accelerator)
     work = config.output_dir / FINE_TUNING  # checkpoints, the best artifact so far, curves, report
     data = split_data(splits, tokenizer, config)
     with accelerator.local_main_process_first():  # on each machine: they may share no file system
@@ -194,7 +196,7 @@ def calibrate(directory: Path, validation: Dataset, changed_share: float) -> Non
 
 def resume_from_newest_checkpoint(tuner: FineTuner, checkpoints: Path) -> None:
     """Resume from the newest complete checkpoint, if there is one."""
-    checkpoint = newest_checkpoint(checkpoints)
+    checkpoint = find_checkpoint(checkpoints, tuner.accelerator)
     if checkpoint is None:
         tuner.metrics_log.truncate(steps=0, validations=0)  # of a run that was killed before its first checkpoint
         return

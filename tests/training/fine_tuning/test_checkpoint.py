@@ -9,7 +9,9 @@ from accelerate import Accelerator
 
 from training.checkpoint import newest_checkpoint, read_state
 from training.device import build_accelerator
-from training.fine_tuning.checkpoint import save_checkpoint
+from training.errors import TrainingError
+from training.fine_tuning import checkpoint
+from training.fine_tuning.checkpoint import require_shared, save_checkpoint
 
 
 @pytest.fixture
@@ -53,3 +55,13 @@ def test_an_unfinished_checkpoint_is_skipped_with_a_warning_and_removed(tmp_path
         assert newest_checkpoint(tmp_path) is None
     save_checkpoint(tmp_path, accelerator, 8, {})
     assert not unfinished.exists()
+
+
+def test_a_directory_that_another_machine_does_not_see_is_refused(
+    tmp_path: Path, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_shared(tmp_path, accelerator)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(checkpoint, "broadcast_object_list", lambda _: ["written-on-another-disk"])
+    with pytest.raises(TrainingError, match="is not one directory on all machines"):
+        require_shared(tmp_path, accelerator)

@@ -28,9 +28,10 @@ def test_plain_text_weighs_more_beside_a_heavier_decision() -> None:
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_logs_its_steps_once(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path, build_accelerator())
+    accelerator = build_accelerator()
+    log = MetricsLog(tmp_path, accelerator)
     log.log("base", 0, bits_per_byte=1.0)
     log.log("train", 1, loss=1.0)
-    tuner: Any = SimpleNamespace(metrics_log=log)
+    tuner: Any = SimpleNamespace(metrics_log=log, accelerator=accelerator)
     resume_from_newest_checkpoint(tuner, tmp_path / "checkpoints")
     assert (len(log.read("base")), log.read("train")) == (1, [])
