@@ -180,12 +180,15 @@ def test_models_are_fetched_from_s3_only_where_a_bucket_is_named() -> None:
     manifests = render("s3-keda")
     spec = pod(manifests)
     (fetch,), (container,) = spec["initContainers"], spec["containers"]
-    assert fetch["command"] == ["python", "-m", "models.store", "pull", "s3://models/trigen"]
+    assert fetch["command"] == ["python", "-m", "models.store", "pull"]
+    assert fetch["args"] == ["s3://models/trigen", "trigen-bigram", "trigen-llm:7h7d7fhjcwwl6ax4", "trigen-rnn"]
     assert fetch["image"] == container["image"]
     assert fetch["envFrom"] == [{"secretRef": {"name": "trigen-s3"}}]
     assert "envFrom" not in container  # the service itself needs no access to the bucket
-    for name in ("BENTOML_HOME", "TRIGEN_LLM_VERSION"):
-        assert variables(fetch)[name] == variables(container)[name]
+    (store,) = (mount for mount in fetch["volumeMounts"] if mount["mountPath"] == variables(fetch)["BENTOML_HOME"])
+    served = {"name": store["name"], "subPath": "models", "mountPath": "/home/bentoml/bento/models", "readOnly": True}
+    assert served in container["volumeMounts"]
+    assert variables(container)["TRIGEN_LLM_VERSION"] == "7h7d7fhjcwwl6ax4"
     assert "TRIGEN_RNN_VERSION" not in variables(container)
     s3 = manifests["NetworkPolicy", "trigen"]["spec"]["egress"][1]
     assert s3 == {"ports": [{"port": 443}], "to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}

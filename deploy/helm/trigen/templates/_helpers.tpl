@@ -33,17 +33,6 @@ securityContext:
     drop: [ALL]
 {{- end }}
 
-{{- define "trigen.env" -}}
-- name: BENTOML_HOME
-  value: /models
-{{- range $model, $version := .Values.models.versions }}
-{{- if $version }}
-- name: TRIGEN_{{ upper $model }}_VERSION
-  value: {{ $version | quote }}
-{{- end }}
-{{- end }}
-{{- end }}
-
 {{- define "trigen.mounts" -}}
 - name: models
   mountPath: /models
