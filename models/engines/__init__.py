@@ -72,6 +72,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def restarts(self) -> int:
+        """How often the engine's process has been replaced."""
+        ...
+
+    @property
     def cache_usage(self) -> float:
         """Share of the key-value cache in use, from 0 to 1."""
         ...

@@ -180,6 +180,11 @@ class TransformersEngine:
         return self.alive
 
     @property
+    def restarts(self) -> int:
+        """See `Engine`. There is none, for the reason above."""
+        return 0
+
+    @property
     def cache_usage(self) -> float:
         """See `Engine`."""
         cache = self._manager.batch_processor.cache

@@ -23,6 +23,11 @@ def metrics_port(port: int | None) -> Iterator[None]:
 
     address = listening_address() or "127.0.0.1"
     server, thread = start_http_server(port, address, registry())
+    negotiate = server.get_app()
+    assert negotiate
+    # Always the text format. In OpenMetrics, prometheus_client 0.26 gives most versions of Prometheus vllm_… instead of vllm:…, unlike
+    # its own HELP lines: https://github.com/prometheus/client_python/issues/1177
+    server.set_app(lambda environ, start_response: negotiate(environ | {"HTTP_ACCEPT": "text/plain"}, start_response))
     logger.info("Metrics without a key on %s:%d", address, port)
     try:
         yield

@@ -1,11 +1,12 @@
 """Prometheus metrics of the models. Those that vLLM has too (https://docs.vllm.ai/en/latest/usage/metrics/) have its names and meanings."""
 
 import functools
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, Self, get_args
 
 from models.base import FinishReason, PromptLogprobs, Token
 
@@ -37,6 +38,8 @@ class Collectors:
     running: "Gauge"
     waiting: "Gauge"
     cache_usage: "Gauge"
+    engine_ready: "Gauge"
+    engine_restarts: "Counter"
     success: "Counter"
     prompt_tokens: "Counter"
     generation_tokens: "Counter"
@@ -57,8 +60,8 @@ def collectors() -> Collectors:
     def seconds(name: str, documentation: str, buckets: tuple[float, ...] = SECONDS) -> Histogram:
         return Histogram(f"vllm:{name}_seconds", documentation, ["model_name"], buckets=buckets)
 
-    def gauge(name: str, documentation: str) -> Gauge:
-        return Gauge(f"vllm:{name}", documentation, ["model_name"], multiprocess_mode="livesum")
+    def gauge(name: str, documentation: str, mode: Literal["livesum", "livemin"] = "livesum") -> Gauge:
+        return Gauge(name, documentation, ["model_name"], multiprocess_mode=mode)
 
     def counter(name: str, documentation: str, *labels: str) -> Counter:
         return Counter(name, documentation, ["model_name", *labels])
@@ -73,9 +76,11 @@ def collectors() -> Collectors:
         queue_time=seconds("request_queue_time", "Time that a text waited for admission."),
         prefill_time=seconds("request_prefill_time", "Time from admission to the first token, where tokens come one by one."),
         decode_time=seconds("request_decode_time", "Time from the first token to the last, where tokens come one by one."),
-        running=gauge("num_requests_running", "Texts that are being generated."),
-        waiting=gauge("num_requests_waiting", "Texts that wait for admission."),
-        cache_usage=gauge("kv_cache_usage_perc", "Used share of the KV cache; 1 means full."),
+        running=gauge("vllm:num_requests_running", "Texts that are being generated."),
+        waiting=gauge("vllm:num_requests_waiting", "Texts that wait for admission."),
+        cache_usage=gauge("vllm:kv_cache_usage_perc", "Used share of the KV cache; 1 means full."),
+        engine_ready=gauge("trigen_engine_ready", "Whether the process of the model's engine answers requests: 1 or 0.", "livemin"),
+        engine_restarts=counter("trigen_engine_restarts", "Replacements of the process of the model's engine."),
         success=counter("vllm:request_success", "Texts that have finished.", "finished_reason"),
         prompt_tokens=counter("vllm:prompt_tokens", "Tokens of prompts."),
         generation_tokens=counter("vllm:generation_tokens", "Generated tokens."),
@@ -90,20 +95,37 @@ def collectors() -> Collectors:
     )
 
 
+class WatchedEngine(Protocol):
+    """What the metrics show of an engine: see `models.engines.Engine`."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether the engine works on requests now."""
+        ...
+
+    @property
+    def restarts(self) -> int:
+        """How often the engine's process has been replaced."""
+        ...
+
+
 before_scrape: list[Callable[[], None]] = []
 """Update the metrics that have no event of their own."""
+_updating = threading.Lock()
 
 
 def update_metrics() -> None:
-    """Update the metrics that have no event of their own; for whoever reads the metrics."""
-    for update in before_scrape:
-        update()
+    """Update the metrics that have no event of their own; for whoever reads the metrics, in any thread."""
+    with _updating:
+        for update in before_scrape:
+            update()
 
 
 class ModelMetrics:
     """The metrics of one model. All its series exist from the beginning."""
 
     def __init__(self, model_name: str, tag: str) -> None:
+        self._model_name = model_name
         all_models = collectors()
         all_models.info.labels(model_name, tag).set(1)
         self.time_to_first_token = all_models.time_to_first_token.labels(model_name)
@@ -123,6 +145,21 @@ class ModelMetrics:
         self._rejected = {reason: all_models.rejected.labels(model_name, reason) for reason in REJECTIONS}
         self._answer_score = all_models.answer_score.labels(model_name)
         self._answers = {span: all_models.answers.labels(model_name, span) for span in SPANS}
+
+    def watch_engine(self, engine: WatchedEngine) -> None:
+        """Show the state of the model's engine from now on. The bigram has none, and therefore no such series."""
+        ready = collectors().engine_ready.labels(self._model_name)
+        restarts = collectors().engine_restarts.labels(self._model_name)
+        counted = 0
+
+        def update() -> None:
+            nonlocal counted
+            ready.set(engine.ready)
+            total = engine.restarts
+            restarts.inc(total - counted)
+            counted = total
+
+        before_scrape.append(update)
 
     def show_admission(self, running: int, waiting: int) -> None:
         """See `serving.admission.Observer`."""

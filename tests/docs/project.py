@@ -26,8 +26,10 @@ FOREIGN_FLAGS = {
         "--main_process_port",
     },
     "bentoml": {"--host", "--port", "--timeout-graceful-shutdown"},
-    "docker": {"--cap-drop", "--read-only", "--rm", "--user"},
+    "docker": {"--cap-drop", "--detach", "--file", "--no-deps", "--read-only", "--rm", "--tmpfs", "--user"},
+    "helm": {"--install", "--set"},
     "hf": {"--exclude", "--local-dir", "--private"},
+    "kubectl": {"--from-file"},
     "lm_eval": {"--include_path", "--model", "--model_args", "--tasks"},
     "npx": {"--prefix"},
     "opt_in_out": {"--opt_out"},  # OpenVINO's

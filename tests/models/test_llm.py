@@ -18,7 +18,7 @@ from models.spans import SpanTrie
 class Scripted:
     """An engine that generates a fixed text and records its last prompt and parameters."""
 
-    alive, ready, running, steps, cache_usage = True, True, 0, 0, 0.0
+    alive, ready, restarts, running, steps, cache_usage = True, True, 0, 0, 0, 0.0
     tokenizer: Any = None
     limits: Any = None
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import bentoml
 import pytest
+from bentoml._internal.models import ModelStore
 from bentoml.exceptions import NotFound
 
 from models.store import TAGS, TrigenModel, find, verify_all

@@ -64,7 +64,9 @@ def test_a_new_key_in_the_file_works_without_a_restart(deployment: Deployment) -
 
 def test_metrics_have_a_port_of_their_own_without_a_key(deployment: Deployment) -> None:
     check_problem(get(f"{deployment.server.url}/metrics"), 401)
-    assert get(deployment.metrics).headers["content-type"].startswith("text/plain")
+    scraped = get(deployment.metrics, headers={"Accept": "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.1"})
+    assert scraped.headers["content-type"].startswith("text/plain")
+    assert '\nvllm:num_requests_waiting{model_name="llm"} 0.0\n' in scraped.text  # and not vllm_…
 
 
 def test_made_up_paths_and_methods_add_no_metric_series(deployment: Deployment) -> None:

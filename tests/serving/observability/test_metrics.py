@@ -1,12 +1,15 @@
 """The metrics of the real service."""
 
 import http.client
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
+from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
+from serving.observability.metrics import ModelMetrics, before_scrape, update_metrics
 from tests.client import CONTEXT, GENERATE_BODY, MODELS, complete, get, post, stream_events
 from tests.conftest import Server
 
@@ -117,3 +120,23 @@ def test_requests_are_counted_by_the_template_of_their_route(server: Server) -> 
     for series in (("POST", "/generate_text", "200"), ("GET", "/v1/models/{model}", "200"), ("GET", "/v1/models/{model}", "404")):
         assert counted(after, *series) == counted(before, *series) + 1
     assert value(after, "http_requests_in_progress") == 1  # the one for the metrics
+
+
+def test_the_engines_of_the_llm_and_the_lstm_are_ready(server: Server) -> None:
+    samples = scrape(server)
+    for model in ("llm", "rnn"):
+        assert value(samples, "trigen_engine_ready", model_name=model) == 1
+        assert value(samples, "trigen_engine_restarts_total", model_name=model) == 0
+    assert ("trigen_engine_ready", (("model_name", "bigram"),)) not in samples
+
+
+def test_each_restart_of_an_engine_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.observability.metrics.before_scrape", waiting := list(before_scrape))
+    engine, labels = SimpleNamespace(ready=True, restarts=0), {"model_name": "watched"}
+    ModelMetrics("watched").watch_engine(engine)
+    assert len(waiting) == len(before_scrape) + 1
+    for ready, restarts in ((True, 0), (False, 2), (True, 3), (True, 3)):
+        engine.ready, engine.restarts = ready, restarts
+        update_metrics()
+        assert REGISTRY.get_sample_value("trigen_engine_ready", labels) == ready
+        assert REGISTRY.get_sample_value("trigen_engine_restarts_total", labels) == restarts
