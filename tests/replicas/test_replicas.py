@@ -107,7 +107,7 @@ async def _run(cluster: Cluster) -> Run:
     first, second = REPLICAS
     phases, done = Phases(), asyncio.Event()
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None)) as session:
-        traffic = Traffic(session, cluster.proxy.url)
+        traffic = Traffic(session, cluster.proxy.url, BEFORE)
         steps: list[tuple[str, Callable[[], None]]] = [
             (BEFORE, traffic.wait_for_calls),
             (KILLED, lambda: cluster.kill(first)),
