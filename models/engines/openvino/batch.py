@@ -23,8 +23,8 @@ RECENT_PROMPTS = 16
 DRAFT_TOKENS, MATCHED_TOKENS = 5, 2
 """Prompt lookup drafts up to `DRAFT_TOKENS` tokens, those that follow an earlier place of the last `MATCHED_TOKENS` tokens or fewer."""
 MAX_DRAFTING = 8
-"""A text drafts if fewer texts than this are in progress when it starts. openvino-genai pads drafts to their full number, so with more texts
-their products cost more than the steps that they save (docs/benchmarks.md, "Prompt lookup")."""
+"""A text drafts if fewer texts than this are in progress when it starts. openvino-genai pads drafts to their full number, so with more
+texts their products cost more than the steps that they save (docs/benchmarks.md, "Prompt lookup")."""
 
 
 def generation_config(params: SamplingParams, eos: frozenset[int], *, drafts: bool = False) -> genai.GenerationConfig:

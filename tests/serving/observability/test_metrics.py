@@ -133,7 +133,7 @@ def test_the_engines_of_the_llm_and_the_lstm_are_ready(server: Server) -> None:
 def test_each_restart_of_an_engine_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.observability.metrics.before_scrape", waiting := list(before_scrape))
     engine, labels = SimpleNamespace(ready=True, restarts=0), {"model_name": "watched"}
-    ModelMetrics("watched").watch_engine(engine)
+    ModelMetrics("watched", "watched:1").watch_engine(engine)
     assert len(waiting) == len(before_scrape) + 1
     for ready, restarts in ((True, 0), (False, 2), (True, 3), (True, 3)):
         engine.ready, engine.restarts = ready, restarts
