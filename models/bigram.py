@@ -85,13 +85,13 @@ class Bigram:
         vocabulary, spelling = fit_vocabulary(texts, vocabulary_size)
         size = len(vocabulary)
         encoded = (vocabulary.encode_texts([tokenize(text)]) for text in texts)
-        row_lengths, successors, counts = np.zeros(size, np.int64), [], []
+        row_lengths, successors, counts = np.zeros(size, np.int64), list[NDArray[np.int32]](), list[NDArray[np.int32]]()
         for keys, block_counts in count_keys((ids[:-1] * size + ids[1:] for ids in encoded), at_once):
             rows, words = np.divmod(keys, size)
             row_lengths += np.bincount(rows, minlength=size)
             successors.append(words.astype(np.int32))
             counts.append(block_counts.astype(np.int32))
-        return cls(vocabulary, spelling, np.append(0, row_lengths.cumsum()), np.concatenate(successors), np.concatenate(counts))
+        return cls(vocabulary, spelling, np.append(0, row_lengths.cumsum()), _join(successors), _join(counts))
 
     def unigram(self) -> Self:
         """Return a unigram model, which predicts each word by its relative frequency: a bigram model whose rows are empty."""
@@ -296,6 +296,13 @@ class Bigram:
 def _contains(ascending: NDArray[np.int32], value: int) -> bool:
     place = int(ascending.searchsorted(value))
     return place < len(ascending) and bool(ascending[place] == value)
+
+
+def _join(blocks: list[NDArray[np.int32]]) -> NDArray[np.int32]:
+    """Return the blocks as one array, and empty the list: both would take as much memory as the model again."""
+    joined = np.concatenate(blocks)
+    blocks.clear()
+    return joined
 
 
 def _normalize(counts: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:

@@ -22,6 +22,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 
+from models.engines.processors import confine
 from serving.api.page import PAGE_PATH, Page
 from serving.cancellation import with_cancellation
 from serving.deadline import start_deadline, time_limit
@@ -37,11 +38,10 @@ from serving.edge.metrics_port import metrics_port
 from serving.middleware import ContractMiddleware
 from serving.observability.http_metrics import HTTPMetricsMiddleware
 from serving.observability.logs import configure_logs
-from serving.observability.registry import configure_metrics
+from serving.observability.registry import configure_metrics, worker_count
 from serving.observability.tracing import TracingMiddleware
 from serving.openapi import Document, document
 from serving.problems import Problem
-from serving.processors import confine, worker_count
 from serving.settings import settings
 
 SWITCH_SECONDS = 0.0005

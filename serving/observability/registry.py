@@ -8,13 +8,18 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.server.metrics.prometheus import PrometheusClient
 
 from serving.observability.metrics import update_metrics
-from serving.processors import worker_count
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Metric
 
 FILES = "PROMETHEUS_MULTIPROC_DIR"
 """The variable with the directory of the files that several workers share. prometheus_client reads it when it is imported."""
+
+
+def worker_count(service_name: str) -> int:
+    """Return the number of workers that BentoML's configuration asks for; `cpu_count` is one for each processor."""
+    count = BentoMLContainer.config.services[service_name].get().get("workers") or 1
+    return os.cpu_count() or 1 if count == "cpu_count" else int(count)
 
 
 def configure_metrics(service_name: str) -> None:

@@ -26,7 +26,7 @@ FOREIGN_FLAGS = {
         "--main_process_port",
     },
     "bentoml": {"--host", "--port", "--timeout-graceful-shutdown"},
-    "docker": {"--cap-drop", "--detach", "--file", "--no-deps", "--read-only", "--rm", "--tmpfs", "--user"},
+    "docker": {"--cap-drop", "--cpuset-cpus", "--detach", "--file", "--no-deps", "--read-only", "--rm", "--tmpfs", "--user"},
     "helm": {"--install", "--set"},
     "hf": {"--exclude", "--local-dir", "--private"},
     "kubectl": {"--from-file"},

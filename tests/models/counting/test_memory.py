@@ -27,7 +27,7 @@ def test_the_bigram_of_a_corpus_fits_into_limited_memory(size: int, limit: int, 
     command = [sys.executable, "-m", "tests.models.counting.corpus", str(corpus), str(limit), *map(str, at_once)]
     try:
         texts, expected = write_corpus(corpus, size)
-        fitted = json.loads(subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, text=True).stdout)
+        fitted = json.loads(subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.PIPE, text=True).stdout)
     finally:
         corpus.unlink()
     assert fitted["peak_megabytes"] < limit + 100

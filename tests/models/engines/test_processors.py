@@ -9,13 +9,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving.processors import TOPOLOGY, cores
+from models.engines.processors import TOPOLOGY, cores
 from tests.conftest import Trained, serve
 
 
 def confined_to(worker: int, workers: int) -> set[int]:
     """Return the processors of a process that `confine` was called in."""
-    code = f"import os, serving.processors as p; p.confine({worker}, {workers}); print(*os.sched_getaffinity(0))"
+    code = f"import os, models.engines.processors as p; p.confine({worker}, {workers}); print(*os.sched_getaffinity(0))"
     return {int(number) for number in subprocess.check_output([sys.executable, "-c", code], text=True).split()}
 
 
@@ -24,7 +24,7 @@ def test_a_core_is_all_its_processors(monkeypatch: pytest.MonkeyPatch, tmp_path:
         file = tmp_path / f"cpu{processor}/topology/thread_siblings_list"
         file.parent.mkdir(parents=True)
         file.write_text(siblings)
-    monkeypatch.setattr("serving.processors.TOPOLOGY", tmp_path)
+    monkeypatch.setattr("models.engines.processors.TOPOLOGY", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4})
     assert cores() == [{0, 2}, {1, 3}, {4}]
     assert TOPOLOGY.is_dir()

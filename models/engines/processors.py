@@ -1,17 +1,9 @@
-"""Which processors a worker runs on, where BentoML starts several workers."""
+"""Which processors a worker and its engines run on, where a service has several workers."""
 
 import os
 from pathlib import Path
 
-from bentoml._internal.configuration.containers import BentoMLContainer
-
 TOPOLOGY = Path("/sys/devices/system/cpu")
-
-
-def worker_count(service_name: str) -> int:
-    """Return the number of workers that BentoML's configuration asks for; `cpu_count` is one for each processor."""
-    count = BentoMLContainer.config.services[service_name].get().get("workers") or 1
-    return os.cpu_count() or 1 if count == "cpu_count" else int(count)
 
 
 def confine(worker: int, workers: int) -> None:
