@@ -13,7 +13,8 @@ from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from tempfile import TemporaryFile
+from typing import IO, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +71,7 @@ class Bigram:
         """c(v), shape (V,)."""
         followed = np.flatnonzero(np.diff(starts))
         self.totals[followed] = np.add.reduceat(counts, starts[followed], dtype=np.int64)
-        self.continuation = _normalize(np.bincount(successors, minlength=len(vocabulary)))
+        self.continuation = _normalize(_occurrences(successors, len(vocabulary)))
         """P_continuation, shape (V,)."""
         self._samplers: OrderedDict[tuple[float, int, float], RowSampler] = OrderedDict()
         self._turns = Turns()
@@ -80,18 +81,19 @@ class Bigram:
         """Count the bigrams of `texts`, with a boundary before and after each text. Raises ValueError if the texts contain no word.
 
         The texts are read twice, one at a time, and `at_once` bigrams are counted in memory, so that the texts may be larger than
-        memory. The model may not: it takes 8 bytes for each distinct bigram, and twice that for a moment at the end.
+        memory. The model may not: it takes 8 bytes for each distinct bigram.
         """
         vocabulary, spelling = fit_vocabulary(texts, vocabulary_size)
         size = len(vocabulary)
         encoded = (vocabulary.encode_texts([tokenize(text)]) for text in texts)
-        row_lengths, successors, counts = np.zeros(size, np.int64), list[NDArray[np.int32]](), list[NDArray[np.int32]]()
-        for keys, block_counts in count_keys((ids[:-1] * size + ids[1:] for ids in encoded), at_once):
-            rows, words = np.divmod(keys, size)
-            row_lengths += np.bincount(rows, minlength=size)
-            successors.append(words.astype(np.int32))
-            counts.append(block_counts.astype(np.int32))
-        return cls(vocabulary, spelling, np.append(0, row_lengths.cumsum()), _join(successors), _join(counts))
+        row_lengths = np.zeros(size, np.int64)
+        with TemporaryFile() as successors, TemporaryFile() as counts:  # in memory, joining the blocks would take the model twice
+            for keys, block_counts in count_keys((ids[:-1] * size + ids[1:] for ids in encoded), at_once):
+                rows, words = np.divmod(keys, size)
+                row_lengths += np.bincount(rows, minlength=size)
+                successors.write(words.astype(np.int32).data)
+                counts.write(block_counts.astype(np.int32).data)
+            return cls(vocabulary, spelling, np.append(0, row_lengths.cumsum()), _read(successors), _read(counts))
 
     def unigram(self) -> Self:
         """Return a unigram model, which predicts each word by its relative frequency: a bigram model whose rows are empty."""
@@ -298,11 +300,17 @@ def _contains(ascending: NDArray[np.int32], value: int) -> bool:
     return place < len(ascending) and bool(ascending[place] == value)
 
 
-def _join(blocks: list[NDArray[np.int32]]) -> NDArray[np.int32]:
-    """Return the blocks as one array, and empty the list: both would take as much memory as the model again."""
-    joined = np.concatenate(blocks)
-    blocks.clear()
-    return joined
+def _read(file: IO[bytes]) -> NDArray[np.int32]:
+    file.seek(0)
+    return np.fromfile(file, np.int32)
+
+
+def _occurrences(ids: NDArray[np.int32], size: int) -> NDArray[np.int64]:
+    """Return how often each id below `size` occurs: `bincount`, which makes a copy with 8 bytes for each id, part by part."""
+    counts = np.zeros(size, np.int64)
+    for start in range(0, len(ids), AT_ONCE):
+        counts += np.bincount(ids[start : start + AT_ONCE], minlength=size)
+    return counts
 
 
 def _normalize(counts: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
