@@ -124,6 +124,8 @@ def _open(url: str, *, create: bool = False) -> "ObjectStore":
     from obstore.store import LocalStore, from_url  # here, because the service and the training do without
 
     path = url.removeprefix("file://")
+    if path.partition(":")[0] in TAGS.values():
+        raise TransferError(f"{url}: this is a model: write the bucket or the directory before it")
     if "://" not in path:
         return LocalStore(Path(path).absolute(), mkdir=create)
     plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")

@@ -205,6 +205,7 @@ def test_a_damaged_model_is_not_pushed(tmp_path: Path) -> None:
         ({}, "s3://no-such-bucket/models", "there is no such bucket: create it, or correct the URL"),
         ({"AWS_ACCESS_KEY_ID": ""}, "s3://bucket", "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
         ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "s3://bucket", "the server cannot be reached: check the network and AWS_ENDPOINT_URL"),
+        ({}, "trigen-llm:latest", "this is a model: write the bucket or the directory before it"),
         ({}, "ftp://bucket", "this is no place for models: write s3://BUCKET/PREFIX or the path of a directory"),
     ],
 )
