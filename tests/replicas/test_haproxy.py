@@ -14,9 +14,8 @@ import httpx
 import pytest
 
 from benchmarks.serving.process import free_port
-from tests.client import GENERATE_BODY
+from tests.client import GENERATE_BODY, check_problem
 from tests.conftest import HANG_SECONDS, NEVER, Trained, serve_held, wait_until
-from tests.contract import check_schema
 from tests.replicas.proxy import CONFIGURATION, REPLICAS, Proxy, haproxy, proxied
 
 pytestmark = pytest.mark.replicas
@@ -130,16 +129,6 @@ def test_without_a_replica_clients_are_told_when_to_try_again(tmp_path: Path) ->
         response = post(proxy, GENERATE_BODY)
         check_problem(response, 503)
         assert int(response.headers["retry-after"]) > 0
-
-
-def check_problem(response: httpx.Response, status: int) -> None:
-    """Check that haproxy's own error has the service's shape."""
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    problem = response.json()
-    check_schema(problem, "ProblemDetails")
-    assert problem["status"] == status
-    assert problem["request_id"] == response.headers["x-request-id"]
 
 
 def test_a_client_that_leaves_cancels_its_request(trained: Trained, tmp_path: Path) -> None:
