@@ -5,7 +5,7 @@ The generated operations return one response each: the client generator does not
 
 import json
 from collections.abc import AsyncIterator, Iterator
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import Any
 
 import httpx
@@ -43,16 +43,10 @@ def stream(operation: ModuleType, *, client: AuthenticatedClient | Client, body:
         if response.status_code != 200:
             response.read()
             raise Refused(operation._parse_response(client=client, response=response))
-        is_over = False
-        try:
+        with _Reader() as reader:
             for line in response.iter_lines():
-                if event := _event(line):
+                if event := reader.read(line):
                     yield event
-                is_over = is_over or _is_last(line, event)
-        except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
-            raise CutOff from error
-        if not is_over:
-            raise CutOff
 
 
 async def astream(operation: ModuleType, *, client: AuthenticatedClient | Client, body: Any) -> AsyncIterator[Event]:
@@ -62,25 +56,33 @@ async def astream(operation: ModuleType, *, client: AuthenticatedClient | Client
         if response.status_code != 200:
             await response.aread()
             raise Refused(operation._parse_response(client=client, response=response))
-        is_over = False
-        try:
+        with _Reader() as reader:
             async for line in response.aiter_lines():
-                if event := _event(line):
+                if event := reader.read(line):
                     yield event
-                is_over = is_over or _is_last(line, event)
-        except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
+
+
+class _Reader:
+    """Parses the lines of a stream. Its context raises `CutOff` if the stream ends, or its connection breaks, without the last event."""
+
+    def __init__(self) -> None:
+        self._is_over = False
+
+    def read(self, line: str) -> Event | None:
+        """Parse a line. Comments, which keep a stream alive, and OpenAI's final `[DONE]` are not events."""
+        self._is_over = self._is_over or line == DONE
+        if not line.startswith("data: ") or line == DONE:
+            return None
+        data = json.loads(line.removeprefix("data: "))
+        if "choices" in data:
+            return CompletionChunk.from_dict(data)
+        event = GenerateEvent.from_dict(data)
+        self._is_over = self._is_over or bool(event.finish_reason)
+        return event
+
+    def __enter__(self) -> "_Reader":
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        if isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError) or (error is None and not self._is_over):
             raise CutOff from error
-        if not is_over:
-            raise CutOff
-
-
-def _event(line: str) -> Event | None:
-    """Parse a line. Comments, which keep a stream alive, and OpenAI's final `[DONE]` are not events."""
-    if not line.startswith("data: ") or line == DONE:
-        return None
-    data = json.loads(line.removeprefix("data: "))
-    return CompletionChunk.from_dict(data) if "choices" in data else GenerateEvent.from_dict(data)
-
-
-def _is_last(line: str, event: Event | None) -> bool:
-    return line == DONE or (isinstance(event, GenerateEvent) and bool(event.finish_reason))
